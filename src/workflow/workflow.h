@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * workflow: a YAML file -> a validated graph -> window addresses for its edges.
+ * Knows nothing of the engine: what a module exports is checked by the worker.
+ */
+#ifndef RR_WORKFLOW_WORKFLOW_H
+#define RR_WORKFLOW_WORKFLOW_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+#define RR_WORKFLOW_MAX_FUNCTIONS 1024
+#define RR_WORKFLOW_MAX_EDGES 4096
+#define RR_WORKFLOW_MAX_NAME 63            /* [A-Za-z][A-Za-z0-9_-]* */
+#define RR_WORKFLOW_MAX_FILE (1u << 20)    /* bytes of YAML */
+#define RR_WINDOW_BASE (1ull << 30)        /* windows lie in [1 GiB, 3 GiB) of linear memory */
+#define RR_WINDOW_END (3ull << 30)
+#define RR_SLOT_SMALL (64ull << 20)
+#define RR_SLOT_LARGE (1ull << 30)
+
+struct rr_pos {
+    unsigned int line, column; /* 1-based */
+};
+
+struct rr_folder {
+    char *host, *guest; /* owned */
+    bool writable;
+};
+
+struct rr_function {
+    char *name;                     /* owned, like all strings here */
+    char *module;                   /* path, resolved against the workflow file's folder */
+    uint64_t memory_bytes;          /* limit of the heap; default 256 MiB */
+    uint64_t deadline_ns;           /* per message; default 30 s; 0 = none */
+    unsigned int instances;         /* 0: a fresh instance per message (default); N: at most N, reused */
+    char **env;                     /* "NAME=value", NULL-terminated */
+    char **args;                    /* NULL-terminated, without argv[0] */
+    struct rr_folder *folders;
+    size_t n_folders;
+    char **calls;                   /* names of functions it may call; NULL-terminated */
+    struct rr_pos pos, module_pos;
+};
+
+#define RR_NODE_INPUT (-1)          /* `from: input`, the workflow's own input */
+
+struct rr_edge {
+    int from;                       /* index of the function, or RR_NODE_INPUT */
+    int to;                         /* index of the function */
+    char *from_port, *to_port;      /* default "out" and "in" */
+    uint64_t max_bytes;             /* default 1 GiB; <= 64 MiB takes the small slot class */
+    uint64_t slot_bytes;            /* RR_SLOT_SMALL or RR_SLOT_LARGE */
+    uint64_t window;                /* guest address assigned at load; edges of one
+                                       output port (fan-out) share it */
+    struct rr_pos pos;
+};
+
+struct rr_workflow {
+    char *path, *name;
+    struct rr_function *functions;
+    size_t n_functions;
+    struct rr_edge *edges;
+    size_t n_edges;
+    int result;                     /* function whose port is the result */
+    char *result_port;              /* default "out" */
+    uint64_t result_window;         /* address of a result that no edge carries as well */
+    uint64_t result_slot_bytes;
+    int *order;                     /* topological order of function indices, n_functions long */
+};
+
+/**
+ * rr_workflow_load() - read, check and lay out a workflow file
+ * @path:  the YAML file
+ * @ret:   out, owned: rr_workflow_free(); untouched on failure
+ * @err:   optional; carries file, line, column and a hint
+ *
+ * A function with an input from another function's output and its own output
+ * edges holds all of them at once, so edges that meet at a function (all its
+ * inputs and all its output ports, and the result) never share window space.
+ *
+ * Return: 0 or an enum rr_code (RR_E_NOINPUT, RR_E_INVALID, RR_E_SYSTEM).
+ */
+int rr_workflow_load(const char *path, struct rr_workflow **ret, struct rr_error *err);
+/* The same from memory; @path names it and resolves module paths. For tests and fuzzing. */
+int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_workflow **ret,
+                      struct rr_error *err);
+void rr_workflow_free(struct rr_workflow *wf);
+int rr_workflow_find(const struct rr_workflow *wf, const char *name); /* index or -1 */
+
+#endif
