@@ -12,8 +12,9 @@
 #include "base/error.h"
 
 #define RR_WORKFLOW_MAX_FUNCTIONS 1024
-#define RR_WORKFLOW_MAX_EDGES 4096
+#define RR_WORKFLOW_MAX_EDGES 4096         /* the two of each call included */
 #define RR_WORKFLOW_MAX_NAME 63            /* [A-Za-z][A-Za-z0-9_-]* */
+#define RR_WORKFLOW_MAX_FOLDERS 64         /* of one function */
 #define RR_WORKFLOW_MAX_FILE (1u << 20)    /* bytes of YAML */
 #define RR_WINDOW_BASE (1ull << 30)        /* windows lie in [1 GiB, 3 GiB) of linear memory */
 #define RR_WINDOW_END (3ull << 30)
@@ -25,15 +26,16 @@ struct rr_pos {
 };
 
 struct rr_folder {
-    char *host, *guest; /* owned */
+    char *host, *guest; /* owned; host is resolved against the workflow file's folder */
     bool writable;
+    struct rr_pos host_pos;
 };
 
 struct rr_function {
     char *name;                     /* owned, like all strings here */
     char *module;                   /* path, resolved against the workflow file's folder */
     uint64_t memory_bytes;          /* limit of the heap; default 256 MiB */
-    uint64_t deadline_ns;           /* per message; default 30 s; 0 = none */
+    uint64_t deadline_ns;           /* per message; default 10 s; 0 = none */
     unsigned int instances;         /* 0: a fresh instance per message (default); N: at most N, reused */
     char **env;                     /* "NAME=value", NULL-terminated */
     char **args;                    /* NULL-terminated, without argv[0] */
@@ -45,15 +47,23 @@ struct rr_function {
 
 #define RR_NODE_INPUT (-1)          /* `from: input`, the workflow's own input */
 
+/*
+ * Besides the edges of the file there are two for each name in a function's
+ * `calls`: caller "call:NAME" -> callee "in" (is_call), and back again, callee
+ * "out" -> caller "reply:NAME" (is_reply). They follow the edges of the file.
+ */
 struct rr_edge {
     int from;                       /* index of the function, or RR_NODE_INPUT */
     int to;                         /* index of the function */
+    bool is_call, is_reply;
     char *from_port, *to_port;      /* default "out" and "in" */
-    uint64_t max_bytes;             /* default 1 GiB; <= 64 MiB takes the small slot class */
+    bool max_declared;              /* the file says `max` for this output port */
+    uint64_t max_bytes;             /* of the output port: the largest `max` declared for it;
+                                       else what its slot holds */
     uint64_t slot_bytes;            /* RR_SLOT_SMALL or RR_SLOT_LARGE */
     uint64_t window;                /* guest address assigned at load; edges of one
-                                       output port (fan-out) share it */
-    struct rr_pos pos;
+                                       output port (fan-out, replies) share it */
+    struct rr_pos pos;              /* of the edge or of the name in `calls` */
 };
 
 struct rr_workflow {
@@ -64,9 +74,11 @@ struct rr_workflow {
     size_t n_edges;
     int result;                     /* function whose port is the result */
     char *result_port;              /* default "out" */
-    uint64_t result_window;         /* address of a result that no edge carries as well */
+    uint64_t result_window;         /* its address; that of the edges which carry it as well */
     uint64_t result_slot_bytes;
-    int *order;                     /* topological order of function indices, n_functions long */
+    struct rr_pos result_pos;
+    int *order;                     /* n_functions indices: a function comes after those that
+                                       send to it and after those that call it */
 };
 
 /**
@@ -75,14 +87,16 @@ struct rr_workflow {
  * @ret:   out, owned: rr_workflow_free(); untouched on failure
  * @err:   optional; carries file, line, column and a hint
  *
- * A function with an input from another function's output and its own output
- * edges holds all of them at once, so edges that meet at a function (all its
- * inputs and all its output ports, and the result) never share window space.
+ * A function may hold all its messages at once, so those that meet at it (its
+ * inputs, its output ports, its calls and their replies, the result) never
+ * share window space. An output port without a declared maximum takes a large
+ * slot if all fit, else a small one. Module files and folders must exist.
  *
  * Return: 0 or an enum rr_code (RR_E_NOINPUT, RR_E_INVALID, RR_E_SYSTEM).
  */
 int rr_workflow_load(const char *path, struct rr_workflow **ret, struct rr_error *err);
-/* The same from memory; @path names it and resolves module paths. For tests and fuzzing. */
+/* The same from memory, for tests and fuzzing: @path names it and resolves other
+ * paths; no file is looked at. */
 int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_workflow **ret,
                       struct rr_error *err);
 void rr_workflow_free(struct rr_workflow *wf);

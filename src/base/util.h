@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* base: cleanup attributes, clocks, arithmetic and diagnostics. */
+#ifndef RR_BASE_UTIL_H
+#define RR_BASE_UTIL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
+
+#define RR_AUTO(type) __attribute__((cleanup(type##_cleanup))) /* needs <type>_cleanup() */
+#define RR_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define RR_MIB (1ull << 20)
+#define RR_GIB (1ull << 30)
+
+/* Move ownership out of @p: returns its value and leaves NULL. */
+#define rr_take(p)            \
+    ({                        \
+        __typeof__(p) t_ = (p); \
+        (p) = NULL;           \
+        t_;                   \
+    })
+
+static inline uint64_t rr_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static inline uint64_t rr_align_up(uint64_t v, uint64_t to) /* @to: a power of two */
+{
+    return (v + to - 1) & ~(to - 1);
+}
+
+static inline uint64_t rr_min(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+void rr_free_cleanup(void *p);  /* for __attribute__((cleanup)) on heap pointers */
+void rr_close_cleanup(int *fd); /* closes unless negative */
+void rr_file_cleanup(FILE **f);
+
+/* One line to stderr, prefixed; @level 0 error, 1 warning, 2 info, 3 debug. */
+__attribute__((format(printf, 2, 3))) void rr_log(int level, const char *fmt, ...);
+void rr_log_set_level(int level); /* lines above it are dropped; default 1 */
+
+/* Write all of @len bytes, also over short writes and EINTR. 0 or negative errno. */
+int rr_write_all(int fd, const void *data, size_t len);
+/* Text of a byte count, as "1.5 MiB", in one of eight rotating per-thread buffers. */
+const char *rr_bytes_text(uint64_t bytes);
+const char *rr_duration_text(uint64_t ns);
+
+#endif

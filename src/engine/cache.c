@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/cache.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+#define MAGIC "RRAOT\0\0\1" /* the last byte is the version of this header */
+#define MAX_IMAGE (1ull << 30)
+
+struct entry_header {
+    char magic[8];
+    uint8_t key[RR_DIGEST_BYTES], image[RR_DIGEST_BYTES];
+    uint64_t len;
+};
+
+int rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,
+              uint8_t ret[RR_DIGEST_BYTES])
+{
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
+              EVP_DigestUpdate(ctx, a, a_len) == 1 && (!b || EVP_DigestUpdate(ctx, b, b_len) == 1) &&
+              EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
+
+    EVP_MD_CTX_free(ctx);
+    return ok ? 0 : -ENOMEM;
+}
+
+int rr_cache_platform(const char *engine_version, uint8_t ret[RR_DIGEST_BYTES])
+{
+    __attribute__((cleanup(rr_file_cleanup))) FILE *f = fopen("/proc/cpuinfo", "re");
+    __attribute__((cleanup(rr_free_cleanup))) char *line = NULL;
+    size_t cap = 0;
+    ssize_t n = 0;
+
+    while (f && (n = getline(&line, &cap, f)) > 0)
+        if (strncmp(line, "flags", 5) == 0 || strncmp(line, "Features", 8) == 0)
+            return rr_digest(engine_version, strlen(engine_version), line, (size_t)n, ret);
+    return rr_digest(engine_version, strlen(engine_version), NULL, 0, ret);
+}
+
+static int make_private_dir(char *path)
+{
+    struct stat st;
+
+    for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
+        *p = 0;
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            return -errno;
+        *p = '/';
+    }
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    if (stat(path, &st) < 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    return st.st_uid == geteuid() && !(st.st_mode & 022) ? 0 : -EPERM;
+}
+
+int rr_cache_dir(char **ret)
+{
+    const char *own = getenv("ROADRUNNER_CACHE_DIR"), *xdg = getenv("XDG_CACHE_HOME"),
+               *home = getenv("HOME");
+    char *path = NULL;
+    int n, r;
+
+    if (own && *own)
+        n = asprintf(&path, "%s", own);
+    else if (xdg && *xdg == '/')
+        n = asprintf(&path, "%s/roadrunner/aot", xdg);
+    else if (home && *home == '/')
+        n = asprintf(&path, "%s/.cache/roadrunner/aot", home);
+    else
+        return -ENOENT;
+    if (n < 0)
+        return -ENOMEM;
+    r = make_private_dir(path);
+    if (r < 0) {
+        free(path);
+        return r;
+    }
+    *ret = path;
+    return 0;
+}
+
+static int entry_path(const char *dir, const uint8_t key[RR_DIGEST_BYTES], char **ret)
+{
+    char hex[2 * RR_DIGEST_BYTES + 1];
+
+    for (size_t i = 0; i < RR_DIGEST_BYTES; i++)
+        snprintf(hex + 2 * i, 3, "%02x", key[i]);
+    return asprintf(ret, "%s/%s.aot", dir, hex) < 0 ? -ENOMEM : 0;
+}
+
+static int read_all(int fd, void *data, size_t len)
+{
+    for (char *p = data; len > 0;) {
+        ssize_t n = read(fd, p, len);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EBADMSG;
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+static int load_entry(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len)
+{
+    struct entry_header h;
+    struct stat st;
+    uint8_t digest[RR_DIGEST_BYTES];
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *image = NULL;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+        return -EBADMSG;
+    if (read_all(fd, &h, sizeof(h)) < 0 || memcmp(h.magic, MAGIC, 8) != 0 ||
+        memcmp(h.key, key, sizeof(h.key)) != 0 || h.len > MAX_IMAGE ||
+        (uint64_t)st.st_size != sizeof(h) + h.len)
+        return -EBADMSG;
+    image = malloc(h.len ? h.len : 1);
+    if (!image)
+        return -ENOMEM;
+    if (read_all(fd, image, h.len) < 0 || rr_digest(image, h.len, NULL, 0, digest) < 0 ||
+        memcmp(digest, h.image, sizeof(digest)) != 0)
+        return -EBADMSG;
+    *ret_len = h.len;
+    *ret = rr_take(image);
+    return 0;
+}
+
+int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len)
+{
+    __attribute__((cleanup(rr_free_cleanup))) char *path = NULL;
+    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
+    int r = entry_path(dir, key, &path);
+
+    if (r < 0)
+        return r;
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT ? -ENOENT : -EBADMSG;
+    return load_entry(fd, key, ret, ret_len);
+}
+
+int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const uint8_t *image,
+                   size_t len)
+{
+    __attribute__((cleanup(rr_free_cleanup))) char *path = NULL, *tmp = NULL;
+    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
+    struct entry_header h = {.magic = MAGIC, .len = len};
+    int r = entry_path(dir, key, &path);
+
+    if (r < 0)
+        return r;
+    memcpy(h.key, key, sizeof(h.key));
+    r = rr_digest(image, len, NULL, 0, h.image);
+    if (r < 0)
+        return r;
+    if (asprintf(&tmp, "%s/.new-XXXXXX", dir) < 0)
+        return -ENOMEM;
+    fd = mkostemp(tmp, O_CLOEXEC); /* mode 0600 */
+    if (fd < 0)
+        return -errno;
+    r = rr_write_all(fd, &h, sizeof(h));
+    if (r == 0)
+        r = rr_write_all(fd, image, len);
+    if (r == 0 && rename(tmp, path) < 0)
+        r = -errno;
+    if (r < 0)
+        unlink(tmp);
+    return r;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* engine: the folder of compiled images. Every entry is checked before it is trusted. */
+#ifndef RR_ENGINE_CACHE_H
+#define RR_ENGINE_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RR_DIGEST_BYTES 32
+
+/* SHA-256 of up to two pieces (@b may be NULL). 0 or -ENOMEM. */
+int rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,
+              uint8_t ret[RR_DIGEST_BYTES]);
+/* What an image depends on beside its module: engine version and this CPU's features. */
+int rr_cache_platform(const char *engine_version, uint8_t ret[RR_DIGEST_BYTES]);
+/* The folder: $ROADRUNNER_CACHE_DIR, $XDG_CACHE_HOME/roadrunner/aot or ~/.cache/roadrunner/aot,
+ * made with mode 0700. -EPERM when another user owns it or may write to it. @ret: owned, free(). */
+int rr_cache_dir(char **ret);
+/* The image for @key, owned: free(); -ENOENT when there is none, -EBADMSG when it is damaged,
+ * foreign or of another version (the caller compiles again and stores). */
+int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len);
+/* Write atomically: readers see the old entry or the new one. 0 or negative errno. */
+int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const uint8_t *image,
+                   size_t len);
+
+#endif

@@ -1,0 +1,1040 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <wasi.h>
+#include <wasm.h>
+#include <wasmtime.h>
+
+#include "base/util.h"
+#include "engine/cache.h"
+#include "region/region.h"
+
+#define RESERVATION (4 * RR_GIB)
+#define GUARD (64 * RR_MIB)
+#define WINDOW_BEGIN RR_GIB
+#define WINDOW_END (3 * RR_GIB)
+#define MAX_MODULE (256 * RR_MIB)
+#define MAX_EXPORTS 8
+#define TICK_NS 1000000
+#define CHECK_TICKS 2 /* deadlines are looked at every 2 ms */
+#define IDLE_TICKS 50
+
+_Static_assert(sizeof(union rr_value) == sizeof(wasmtime_val_raw_t), "arrays pass through");
+
+/* A reservation, and after use a pooled one: [0, open_bytes) is readable and writable. */
+struct linear {
+    struct linear *next;
+    struct rr_engine *engine;
+    uint8_t *base;
+    uint64_t size_bytes, open_bytes, initial_bytes, limit_bytes;
+    bool limit_hit;
+};
+
+struct rr_engine {
+    wasm_engine_t *engine;
+    wasmtime_linker_t *linker, *wasi; /* wasi: the functions that ours shadow */
+    char *cache_dir;
+    uint8_t platform[RR_DIGEST_BYTES];
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    pthread_t ticker;
+    struct linear *pool;
+    atomic_uint running;
+    atomic_bool cancelled, asleep, stop;
+};
+
+struct rr_module {
+    struct rr_engine *engine;
+    wasmtime_module_t *module;
+    wasmtime_instance_pre_t *pre;
+    enum rr_cached cached;
+    bool wasi;
+    char *path;
+};
+
+struct rr_instance {
+    struct rr_module *module;
+    wasmtime_store_t *store;
+    wasmtime_context_t *ctx;
+    wasmtime_instance_t instance;
+    struct linear *memory;
+    wasmtime_func_t exports[MAX_EXPORTS];
+    size_t n_exports;
+    uint64_t deadline_ns;
+    struct rr_error fault;
+    int exit_status;
+    const uint8_t *stdin_data;
+    size_t stdin_len;
+    wasmtime_func_t fd_read;
+    bool has_fd_read;
+    bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
+    void *user;
+    struct stream {
+        struct rr_instance *inst;
+        int number;
+    } streams[2];
+};
+
+/* The memory creator has no way to tell which store a memory is for: the thread that
+ * instantiates leaves a note here. */
+static _Thread_local struct rr_instance *instantiating;
+static _Thread_local uint64_t instantiating_limit;
+
+/* --- linear memory ---------------------------------------------------------------------- */
+
+static uint64_t heap_of(uint64_t size)
+{
+    return size <= WINDOW_BEGIN ? size : size < WINDOW_END ? WINDOW_BEGIN
+                                                           : size - (WINDOW_END - WINDOW_BEGIN);
+}
+
+static uint8_t *linear_get(void *env, size_t *size, size_t *max)
+{
+    struct linear *l = env;
+
+    *size = l->size_bytes;
+    *max = RESERVATION;
+    return l->base;
+}
+
+static wasmtime_error_t *linear_grow(void *env, size_t size)
+{
+    struct linear *l = env;
+
+    /* opening the windows at once is granted whatever the limit: they are not heap */
+    if (size > l->size_bytes && size != WINDOW_END && heap_of(size) > l->limit_bytes) {
+        l->limit_hit = true;
+        return wasmtime_error_new("memory limit");
+    }
+    if (size > RESERVATION)
+        return wasmtime_error_new("beyond 4 GiB");
+    if (size > l->open_bytes) {
+        if (mmap(l->base + l->open_bytes, size - l->open_bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+            return wasmtime_error_new("mmap");
+        if (size > 2 * RR_MIB)
+            madvise(l->base, size, MADV_HUGEPAGE);
+        l->open_bytes = size;
+    }
+    l->size_bytes = size;
+    return NULL;
+}
+
+static void linear_destroy(struct linear *l)
+{
+    munmap(l->base, RESERVATION + GUARD);
+    free(l);
+}
+
+/* Back to the pool: all zero again, and nothing beyond what the next one starts with is open. */
+static void linear_release(void *env)
+{
+    struct linear *l = env;
+    uint64_t keep = l->open_bytes >= WINDOW_END ? WINDOW_END : l->initial_bytes;
+
+    if (l->open_bytes > keep &&
+        mmap(l->base + keep, l->open_bytes - keep, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
+        linear_destroy(l);
+        return;
+    }
+    l->open_bytes = rr_min(keep, l->open_bytes);
+    if (madvise(l->base, l->open_bytes, MADV_DONTNEED) < 0) {
+        linear_destroy(l);
+        return;
+    }
+    pthread_mutex_lock(&l->engine->lock);
+    l->next = l->engine->pool;
+    l->engine->pool = l;
+    pthread_mutex_unlock(&l->engine->lock);
+}
+
+/* A pooled reservation whose open part fits: equal, or open to the windows' end, which a guest
+ * that opens windows gets anyway. */
+static struct linear *linear_take(struct rr_engine *engine, uint64_t minimum)
+{
+    struct linear *l = NULL;
+
+    pthread_mutex_lock(&engine->lock);
+    for (struct linear **p = &engine->pool; *p; p = &(*p)->next)
+        if ((*p)->initial_bytes == minimum) {
+            l = *p;
+            *p = l->next;
+            break;
+        }
+    pthread_mutex_unlock(&engine->lock);
+    return l;
+}
+
+static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size_t minimum,
+                                    size_t maximum, size_t reserved, size_t guard,
+                                    wasmtime_linear_memory_t *ret)
+{
+    struct rr_engine *engine = env;
+    struct linear *l;
+    wasmtime_error_t *e;
+
+    (void)ty;
+    (void)maximum;
+    if (reserved > RESERVATION || guard > GUARD)
+        return wasmtime_error_new("the engine wants a larger reservation");
+    l = linear_take(engine, minimum);
+    if (!l) {
+        l = calloc(1, sizeof(*l));
+        if (!l)
+            return wasmtime_error_new("out of memory");
+        l->engine = engine;
+        l->base = rr_reserve(RESERVATION + GUARD, RR_GIB);
+        if (!l->base) {
+            free(l);
+            return wasmtime_error_new("no address space for linear memory");
+        }
+    }
+    l->initial_bytes = minimum;
+    l->size_bytes = 0;
+    l->limit_hit = false;
+    l->limit_bytes = instantiating_limit;
+    e = linear_grow(l, minimum);
+    if (e) {
+        if (instantiating && l->limit_hit)
+            rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
+                         "its module starts with %s of memory, over the limit of %s",
+                         rr_bytes_text(minimum), rr_bytes_text(l->limit_bytes));
+        linear_destroy(l);
+        return e;
+    }
+    if (instantiating)
+        instantiating->memory = l;
+    *ret = (wasmtime_linear_memory_t){.env = l, .get_memory = linear_get,
+                                      .grow_memory = linear_grow, .finalizer = linear_release};
+    return NULL;
+}
+
+/* --- errors -------------------------------------------------------------------------------- */
+
+static int take_error(wasmtime_error_t *e, struct rr_error *err, enum rr_code code, const char *hint,
+                      const char *what)
+{
+    wasm_byte_vec_t text;
+
+    wasmtime_error_message(e, &text);
+    wasmtime_error_delete(e);
+    rr_error_set(err, code, hint, "%s%.*s", what, (int)rr_min(text.size, 600), text.data);
+    wasm_byte_vec_delete(&text);
+    return code;
+}
+
+int rr_instance_fail(struct rr_instance *inst, enum rr_code code, const char *hint, const char *fmt,
+                     ...)
+{
+    char text[sizeof(inst->fault.text)];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    return rr_error_set(&inst->fault, code, hint, "%s", text);
+}
+
+static int trap_code_error(struct rr_instance *inst, wasmtime_trap_code_t code, const char *text,
+                           struct rr_error *err)
+{
+    if (code == WASMTIME_TRAP_CODE_STACK_OVERFLOW)
+        return rr_error_set(err, RR_E_LIMIT, "look for recursion without end",
+                            "its call stack is exhausted");
+    if (inst->memory && inst->memory->limit_hit)
+        return rr_error_set(err, RR_E_LIMIT, "raise `memory` of this function",
+                            "it trapped after its memory limit of %s was reached: %s",
+                            rr_bytes_text(inst->memory->limit_bytes), text);
+    return rr_error_set(err, RR_E_GUEST,
+                        "build the guest with -g and look at the function named in the trace",
+                        "trap: %s", text);
+}
+
+/* The last line that says something: "wasm trap: ..." of a backtrace with causes. */
+static int take_trap(struct rr_instance *inst, wasmtime_error_t *e, wasm_trap_t *trap,
+                     struct rr_error *err)
+{
+    wasm_byte_vec_t text = {0};
+    wasmtime_trap_code_t code;
+    int r, status;
+
+    if (inst->fault.code) {
+        *err = inst->fault;
+        r = (int)err->code;
+    } else if (e && wasmtime_error_exit_status(e, &status)) {
+        inst->exit_status = status;
+        r = status == 0 ? 0
+                        : rr_error_set(err, RR_E_GUEST, "see the function's log",
+                                       "it ended with exit status %d", status);
+    } else {
+        if (trap)
+            wasm_trap_message(trap, &text);
+        else
+            wasmtime_error_message(e, &text);
+        if (text.size && !text.data[text.size - 1])
+            text.size--;
+        char copy[700];
+
+        snprintf(copy, sizeof(copy), "%.*s", (int)rr_min(text.size, 690), text.data);
+        for (char *p = copy; *p; p++)
+            if (*p == '\n')
+                *p = ' ';
+        if (!trap || !wasmtime_trap_code(trap, &code))
+            code = (wasmtime_trap_code_t)255;
+        r = trap_code_error(inst, code, copy, err);
+        wasm_byte_vec_delete(&text);
+    }
+    if (e)
+        wasmtime_error_delete(e);
+    if (trap)
+        wasm_trap_delete(trap);
+    return r;
+}
+
+/* --- epochs -------------------------------------------------------------------------------- */
+
+static void *ticker_main(void *data)
+{
+    struct rr_engine *engine = data;
+    unsigned int idle = 0;
+
+    while (!atomic_load(&engine->stop)) {
+        struct timespec t = {.tv_nsec = TICK_NS};
+
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
+        wasmtime_engine_increment_epoch(engine->engine);
+        idle = atomic_load(&engine->running) ? 0 : idle + 1;
+        if (idle < IDLE_TICKS)
+            continue;
+        pthread_mutex_lock(&engine->lock);
+        atomic_store(&engine->asleep, true);
+        while (!atomic_load(&engine->running) && !atomic_load(&engine->stop))
+            pthread_cond_wait(&engine->wake, &engine->lock);
+        atomic_store(&engine->asleep, false);
+        pthread_mutex_unlock(&engine->lock);
+        idle = 0;
+    }
+    return NULL;
+}
+
+static void run_begin(struct rr_engine *engine)
+{
+    atomic_fetch_add(&engine->running, 1);
+    if (atomic_load(&engine->asleep)) {
+        pthread_mutex_lock(&engine->lock);
+        pthread_cond_signal(&engine->wake);
+        pthread_mutex_unlock(&engine->lock);
+    }
+}
+
+static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t *delta,
+                                  wasmtime_update_deadline_kind_t *kind)
+{
+    struct rr_instance *inst = data;
+
+    (void)ctx;
+    *delta = CHECK_TICKS;
+    *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
+    if (atomic_load(&inst->module->engine->cancelled)) {
+        rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
+        return wasmtime_error_new("cancelled");
+    }
+    if (inst->deadline_ns && rr_now_ns() >= inst->deadline_ns) {
+        rr_error_set(&inst->fault, RR_E_DEADLINE,
+                     "raise `deadline` of this function, or look for a loop without end",
+                     "it was stopped at its deadline");
+        return wasmtime_error_new("deadline");
+    }
+    return NULL;
+}
+
+void rr_engine_cancel(struct rr_engine *engine)
+{
+    atomic_store(&engine->cancelled, true);
+}
+
+bool rr_engine_cancelled(const struct rr_engine *engine)
+{
+    return atomic_load(&engine->cancelled);
+}
+
+/* --- engine -------------------------------------------------------------------------------- */
+
+const char *rr_engine_version(void)
+{
+    return "wasmtime " WASMTIME_VERSION;
+}
+
+static wasm_functype_t *parse_type(const char *text)
+{
+    wasm_valtype_t *types[2][16];
+    size_t n[2] = {0, 0}, side = 0;
+    wasm_valtype_vec_t params, results;
+
+    for (const char *p = text; *p; p++) {
+        if (*p == '>')
+            side = 1;
+        else
+            types[side][n[side]++] = wasm_valtype_new(*p == 'I' ? WASM_I64 : WASM_I32);
+    }
+    wasm_valtype_vec_new(&params, n[0], types[0]);
+    wasm_valtype_vec_new(&results, n[1], types[1]);
+    return wasm_functype_new(&params, &results);
+}
+
+static wasm_trap_t *call_host(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *args,
+                              size_t n)
+{
+    const struct rr_host_func *f = env;
+    struct rr_instance *inst = wasmtime_context_get_data(wasmtime_caller_context(caller));
+
+    (void)n;
+    if (f->fn(inst, (union rr_value *)(void *)args) == 0)
+        return NULL;
+    return wasmtime_trap_new(inst->fault.text, strlen(inst->fault.text));
+}
+
+int rr_engine_define(struct rr_engine *engine, const struct rr_host_func *funcs, size_t n,
+                     struct rr_error *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        wasm_functype_t *type = parse_type(funcs[i].type);
+        wasmtime_error_t *e = wasmtime_linker_define_func_unchecked(
+            engine->linker, funcs[i].module, strlen(funcs[i].module), funcs[i].name,
+            strlen(funcs[i].name), type, call_host, (void *)(uintptr_t)&funcs[i], NULL);
+
+        wasm_functype_delete(type);
+        if (e)
+            return take_error(e, err, RR_E_SYSTEM, "report this", "cannot define host functions: ");
+    }
+    return 0;
+}
+
+/* WASI's fd_read for fd 0: the message itself, one copy, straight into the guest's buffers. */
+static int stdin_read(struct rr_instance *inst, union rr_value *args)
+{
+    uint32_t iovs = (uint32_t)args[1].i32, n = (uint32_t)args[2].i32, done = 0;
+    const uint8_t *vec = rr_instance_slice(inst, iovs, 8ull * n);
+    uint8_t *ret = rr_instance_slice(inst, (uint32_t)args[3].i32, 4);
+
+    if (!vec || !ret) {
+        args[0].i32 = 21; /* EFAULT */
+        return 0;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t io[2];
+        uint8_t *to;
+
+        memcpy(io, vec + 8ull * i, sizeof(io));
+        io[1] = (uint32_t)rr_min(rr_min(io[1], inst->stdin_len), UINT32_MAX - done);
+        to = rr_instance_slice(inst, io[0], io[1]);
+        if (!to) {
+            args[0].i32 = 21;
+            return 0;
+        }
+        memcpy(to, inst->stdin_data, io[1]);
+        inst->stdin_data += io[1];
+        inst->stdin_len -= io[1];
+        done += io[1];
+    }
+    memcpy(ret, &done, sizeof(done));
+    args[0].i32 = 0;
+    return 0;
+}
+
+static wasm_trap_t *shadow_fd_read(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *args,
+                                   size_t n)
+{
+    wasmtime_context_t *ctx = wasmtime_caller_context(caller);
+    struct rr_instance *inst = wasmtime_context_get_data(ctx);
+    struct rr_engine *engine = env;
+    wasmtime_val_t in[4], out;
+    wasm_trap_t *trap = NULL;
+    wasmtime_error_t *e;
+
+    (void)n;
+    if (args[0].i32 == 0 && inst->stdin_data)
+        return stdin_read(inst, (union rr_value *)(void *)args) ? wasmtime_trap_new("stdin", 5) : NULL;
+    if (!inst->has_fd_read) {
+        wasmtime_extern_t item;
+
+        if (!wasmtime_linker_get(engine->wasi, ctx, "wasi_snapshot_preview1", 22, "fd_read", 7,
+                                 &item))
+            return wasmtime_trap_new("no fd_read", 10);
+        inst->fd_read = item.of.func;
+        inst->has_fd_read = true;
+    }
+    for (size_t i = 0; i < 4; i++)
+        in[i] = (wasmtime_val_t){.kind = WASMTIME_I32, .of.i32 = args[i].i32};
+    /* from the caller, not from the store: WASI looks for the calling module's memory */
+    e = wasmtime_func_call(ctx, &inst->fd_read, in, 4, &out, 1, &trap);
+    if (e) {
+        wasmtime_error_delete(e);
+        args[0].i32 = 29; /* EIO */
+        return NULL;
+    }
+    if (!trap)
+        args[0].i32 = out.of.i32;
+    return trap;
+}
+
+static wasm_config_t *make_config(struct rr_engine *engine)
+{
+    wasm_config_t *config = wasm_config_new();
+    wasmtime_memory_creator_t creator = {.env = engine, .new_memory = linear_new};
+
+    wasmtime_config_host_memory_creator_set(config, &creator);
+    wasmtime_config_memory_init_cow_set(config, false); /* a memory image panics with a creator */
+    wasmtime_config_memory_reservation_set(config, RESERVATION);
+    wasmtime_config_memory_guard_size_set(config, 32 * RR_MIB);
+    wasmtime_config_memory_may_move_set(config, false);
+    wasmtime_config_epoch_interruption_set(config, true);
+    wasmtime_config_max_wasm_stack_set(config, 512u << 10);
+    wasmtime_config_wasm_threads_set(config, false);
+    wasmtime_config_wasm_memory64_set(config, false);
+    wasmtime_config_wasm_multi_memory_set(config, false);
+    return config;
+}
+
+static int define_wasi(struct rr_engine *engine, struct rr_error *err)
+{
+    wasmtime_linker_t *linkers[] = {engine->linker, engine->wasi};
+    wasm_functype_t *type;
+    wasmtime_error_t *e = NULL;
+
+    for (size_t i = 0; i < 2 && !e; i++)
+        e = wasmtime_linker_define_wasi(linkers[i]);
+    if (!e) {
+        wasmtime_linker_allow_shadowing(engine->linker, true);
+        type = parse_type("iiii>i");
+        e = wasmtime_linker_define_func_unchecked(engine->linker, "wasi_snapshot_preview1", 22,
+                                                  "fd_read", 7, type, shadow_fd_read, engine, NULL);
+        wasm_functype_delete(type);
+        wasmtime_linker_allow_shadowing(engine->linker, false);
+    }
+    return e ? take_error(e, err, RR_E_SYSTEM, "report this", "cannot define WASI: ") : 0;
+}
+
+int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **ret,
+                  struct rr_error *err)
+{
+    struct rr_engine *engine = calloc(1, sizeof(*engine));
+    int r;
+
+    if (!engine)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    pthread_mutex_init(&engine->lock, NULL);
+    pthread_cond_init(&engine->wake, NULL);
+    engine->engine = wasm_engine_new_with_config(make_config(engine));
+    engine->linker = wasmtime_linker_new(engine->engine);
+    engine->wasi = wasmtime_linker_new(engine->engine);
+    if (!options->no_cache) {
+        r = rr_cache_dir(&engine->cache_dir);
+        if (r < 0)
+            rr_log(1, "no cache of compiled modules: %s; set ROADRUNNER_CACHE_DIR to a folder that "
+                      "only you can write to", strerror(-r));
+        else
+            rr_cache_platform(rr_engine_version(), engine->platform);
+    }
+    r = define_wasi(engine, err);
+    if (r == 0 && pthread_create(&engine->ticker, NULL, ticker_main, engine) != 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on processes", "cannot start a thread");
+    if (r) {
+        engine->ticker = 0;
+        rr_engine_free(engine);
+        return r;
+    }
+    *ret = engine;
+    return 0;
+}
+
+void rr_engine_free(struct rr_engine *engine)
+{
+    struct linear *l;
+
+    if (!engine)
+        return;
+    if (engine->ticker) {
+        pthread_mutex_lock(&engine->lock);
+        atomic_store(&engine->stop, true);
+        pthread_cond_signal(&engine->wake);
+        pthread_mutex_unlock(&engine->lock);
+        pthread_join(engine->ticker, NULL);
+    }
+    wasmtime_linker_delete(engine->linker);
+    wasmtime_linker_delete(engine->wasi);
+    wasm_engine_delete(engine->engine);
+    while ((l = engine->pool)) {
+        engine->pool = l->next;
+        linear_destroy(l);
+    }
+    pthread_cond_destroy(&engine->wake);
+    pthread_mutex_destroy(&engine->lock);
+    free(engine->cache_dir);
+    free(engine);
+}
+
+/* --- modules ------------------------------------------------------------------------------- */
+
+static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr_error *err)
+{
+    __attribute__((cleanup(rr_close_cleanup))) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
+    struct stat st;
+    size_t done = 0;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return rr_error_set(err, RR_E_NOINPUT, "check the path and its permissions",
+                            "cannot read %s: %s", path, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return rr_error_set(err, RR_E_NOINPUT, "name a .wasm file", "%s is not a file", path);
+    if ((uint64_t)st.st_size > MAX_MODULE)
+        return rr_error_set(err, RR_E_LIMIT, "strip the module", "%s has %s; at most %s", path,
+                            rr_bytes_text((uint64_t)st.st_size), rr_bytes_text(MAX_MODULE));
+    data = malloc((size_t)st.st_size + 1);
+    if (!data)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    while (done < (size_t)st.st_size) {
+        ssize_t n = read(fd, data + done, (size_t)st.st_size - done);
+
+        if (n <= 0)
+            return rr_error_set(err, RR_E_NOINPUT, "try again", "cannot read %s", path);
+        done += (size_t)n;
+    }
+    *ret_len = done;
+    *ret = rr_take(data);
+    return 0;
+}
+
+static int check_wasm(const char *path, const uint8_t *data, size_t len, struct rr_error *err)
+{
+    static const char hint[] = "build a core module for wasm32-wasi; see docs/guest-abi.md";
+
+    if (len < 8 || memcmp(data, "\0asm", 4) != 0)
+        return rr_error_set(err, RR_E_INVALID, hint, "%s is not a WebAssembly module", path);
+    if (data[4] == 0x0d && data[6] == 1)
+        return rr_error_set(err, RR_E_INVALID, hint,
+                            "%s is a component; roadrunner runs core modules", path);
+    if (memcmp(data + 4, "\1\0\0\0", 4) != 0)
+        return rr_error_set(err, RR_E_INVALID, hint, "%s has an unknown WebAssembly version", path);
+    return 0;
+}
+
+static int compile(struct rr_module *m, const uint8_t *data, size_t len, struct rr_error *err)
+{
+    wasmtime_error_t *e = wasmtime_module_new(m->engine->engine, data, len, &m->module);
+
+    if (!e)
+        return 0;
+    rr_log(3, "compilation of %s failed", m->path);
+    return take_error(e, err, RR_E_INVALID, "rebuild the module; is the file complete?",
+                      "the module does not compile: ");
+}
+
+static int from_cache_or_compile(struct rr_module *m, const uint8_t *data, size_t len,
+                                 struct rr_error *err)
+{
+    uint8_t module_digest[RR_DIGEST_BYTES], key[RR_DIGEST_BYTES];
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *image = NULL;
+    size_t image_len;
+    wasm_byte_vec_t bytes;
+    wasmtime_error_t *e;
+    int r;
+
+    if (!m->engine->cache_dir || rr_digest(data, len, NULL, 0, module_digest) < 0 ||
+        rr_digest(module_digest, sizeof(module_digest), m->engine->platform, RR_DIGEST_BYTES, key))
+        return compile(m, data, len, err);
+    r = rr_cache_load(m->engine->cache_dir, key, &image, &image_len);
+    m->cached = r == -ENOENT ? RR_CACHE_MISS : RR_CACHE_REBUILT;
+    if (r == 0) {
+        e = wasmtime_module_deserialize(m->engine->engine, image, image_len, &m->module);
+        if (!e) {
+            m->cached = RR_CACHE_HIT;
+            return 0;
+        }
+        wasmtime_error_delete(e);
+    }
+    if (m->cached == RR_CACHE_REBUILT)
+        rr_log(2, "%s: its compiled image is damaged or foreign; it is built again", m->path);
+    r = compile(m, data, len, err);
+    if (r)
+        return r;
+    e = wasmtime_module_serialize(m->module, &bytes);
+    if (e) {
+        wasmtime_error_delete(e);
+        return 0;
+    }
+    r = rr_cache_store(m->engine->cache_dir, key, (const uint8_t *)bytes.data, bytes.size);
+    if (r < 0)
+        rr_log(1, "cannot store a compiled module: %s", strerror(-r));
+    wasm_byte_vec_delete(&bytes);
+    return 0;
+}
+
+static void note_wasi(void *data, const char *module, const char *name, const char *kind)
+{
+    (void)name;
+    (void)kind;
+    if (strcmp(module, "wasi_snapshot_preview1") == 0)
+        ((struct rr_module *)data)->wasi = true;
+}
+
+int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module **ret,
+                   struct rr_error *err)
+{
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
+    size_t len;
+    int r = read_file(path, &data, &len, err);
+    struct rr_module *m;
+    wasmtime_error_t *e;
+
+    if (r == 0)
+        r = check_wasm(path, data, len, err);
+    if (r)
+        return r;
+    m = calloc(1, sizeof(*m));
+    if (!m || !(m->path = strdup(path))) {
+        free(m);
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
+    m->engine = engine;
+    r = from_cache_or_compile(m, data, len, err);
+    if (r == 0) {
+        e = wasmtime_linker_instantiate_pre(engine->linker, m->module, &m->pre);
+        if (e)
+            r = take_error(e, err, RR_E_INVALID,
+                           "a function may import wasi_snapshot_preview1 and roadrunner; see "
+                           "docs/guest-abi.md", "");
+    }
+    if (r) {
+        rr_module_free(m);
+        return r;
+    }
+    rr_module_each(m, false, note_wasi, m);
+    *ret = m;
+    return 0;
+}
+
+void rr_module_free(struct rr_module *m)
+{
+    if (!m)
+        return;
+    if (m->pre)
+        wasmtime_instance_pre_delete(m->pre);
+    if (m->module)
+        wasmtime_module_delete(m->module);
+    free(m->path);
+    free(m);
+}
+
+enum rr_cached rr_module_cached(const struct rr_module *m)
+{
+    return m->cached;
+}
+
+/* "ii>I" of a function type; '?' for any other type of value. */
+static void type_text(const wasm_functype_t *type, char *out, size_t cap)
+{
+    const wasm_valtype_vec_t *vecs[2] = {wasm_functype_params(type), wasm_functype_results(type)};
+    size_t n = 0;
+
+    for (size_t v = 0; v < 2; v++) {
+        for (size_t i = 0; i < vecs[v]->size && n + 2 < cap; i++) {
+            wasm_valkind_t kind = wasm_valtype_kind(vecs[v]->data[i]);
+
+            out[n++] = kind == WASM_I32 ? 'i' : kind == WASM_I64 ? 'I' : '?';
+        }
+        if (v == 0 && n + 2 < cap)
+            out[n++] = '>';
+    }
+    out[n] = 0;
+}
+
+static bool name_is(const wasm_name_t *name, const char *text)
+{
+    return name->size == strlen(text) && memcmp(name->data, text, name->size) == 0;
+}
+
+bool rr_module_has_func(const struct rr_module *m, const char *name, const char *type)
+{
+    wasm_exporttype_vec_t exports;
+    bool found = false;
+
+    wasmtime_module_exports(m->module, &exports);
+    for (size_t i = 0; i < exports.size && !found; i++) {
+        const wasm_externtype_t *t = wasm_exporttype_type(exports.data[i]);
+        char text[40];
+
+        if (!name_is(wasm_exporttype_name(exports.data[i]), name) ||
+            wasm_externtype_kind(t) != WASM_EXTERN_FUNC)
+            continue;
+        type_text(wasm_externtype_as_functype_const(t), text, sizeof(text));
+        found = !type || strcmp(text, type) == 0;
+    }
+    wasm_exporttype_vec_delete(&exports);
+    return found;
+}
+
+bool rr_module_has_memory(const struct rr_module *m)
+{
+    wasm_exporttype_vec_t exports;
+    bool found = false;
+
+    wasmtime_module_exports(m->module, &exports);
+    for (size_t i = 0; i < exports.size && !found; i++)
+        found = name_is(wasm_exporttype_name(exports.data[i]), "memory") &&
+                wasm_externtype_kind(wasm_exporttype_type(exports.data[i])) == WASM_EXTERN_MEMORY;
+    wasm_exporttype_vec_delete(&exports);
+    return found;
+}
+
+static void copy_name(const wasm_name_t *name, char out[128])
+{
+    snprintf(out, 128, "%.*s", (int)rr_min(name->size, 120), name->data);
+}
+
+static const char *kind_name(const wasm_externtype_t *type)
+{
+    static const char *const names[] = {"func", "global", "table", "memory"};
+    wasm_externkind_t kind = wasm_externtype_kind(type);
+
+    return kind < RR_ARRAY_LEN(names) ? names[kind] : "other";
+}
+
+void rr_module_each(const struct rr_module *m, bool exports,
+                    void (*fn)(void *data, const char *module, const char *name, const char *kind),
+                    void *data)
+{
+    char module[128], name[128];
+
+    if (exports) {
+        wasm_exporttype_vec_t v;
+
+        wasmtime_module_exports(m->module, &v);
+        for (size_t i = 0; i < v.size; i++) {
+            copy_name(wasm_exporttype_name(v.data[i]), name);
+            fn(data, "", name, kind_name(wasm_exporttype_type(v.data[i])));
+        }
+        wasm_exporttype_vec_delete(&v);
+    } else {
+        wasm_importtype_vec_t v;
+
+        wasmtime_module_imports(m->module, &v);
+        for (size_t i = 0; i < v.size; i++) {
+            copy_name(wasm_importtype_module(v.data[i]), module);
+            copy_name(wasm_importtype_name(v.data[i]), name);
+            fn(data, module, name, kind_name(wasm_importtype_type(v.data[i])));
+        }
+        wasm_importtype_vec_delete(&v);
+    }
+}
+
+/* --- instances ----------------------------------------------------------------------------- */
+
+static ptrdiff_t on_output(void *data, const unsigned char *bytes, size_t len)
+{
+    struct stream *s = data;
+
+    if (!s->inst->output || s->inst->output(s->inst->user, s->number, bytes, len))
+        return (ptrdiff_t)len;
+    return -EIO;
+}
+
+static int set_wasi(struct rr_instance *inst, const struct rr_instance_options *o,
+                    struct rr_error *err)
+{
+    wasi_config_t *config = wasi_config_new();
+    const char *names[256], *values[256];
+    char *copies[256];
+    size_t n = 0, n_args = 0;
+    int r = 0;
+
+    while (o->args && o->args[n_args])
+        n_args++;
+    wasi_config_set_argv(config, n_args, (const char **)(uintptr_t)o->args);
+    for (; o->env && o->env[n] && n < RR_ARRAY_LEN(names); n++) {
+        char *eq;
+
+        copies[n] = strdup(o->env[n]);
+        eq = copies[n] ? strchr(copies[n], '=') : NULL;
+        names[n] = copies[n] ? copies[n] : "";
+        values[n] = eq ? eq + 1 : "";
+        if (eq)
+            *eq = 0;
+    }
+    wasi_config_set_env(config, n, names, values);
+    while (n > 0)
+        free(copies[--n]);
+    inst->streams[0] = (struct stream){inst, 1};
+    inst->streams[1] = (struct stream){inst, 2};
+    wasi_config_set_stdout_custom(config, on_output, &inst->streams[0], NULL);
+    wasi_config_set_stderr_custom(config, on_output, &inst->streams[1], NULL);
+    for (size_t i = 0; i < o->n_folders && r == 0; i++)
+        if (!wasi_config_preopen_dir(config, o->folders[i].host, o->folders[i].guest,
+                                     o->folders[i].writable))
+            r = rr_error_set(err, RR_E_NOINPUT, "check `folders` of this function",
+                             "cannot open folder %s", o->folders[i].host);
+    if (r) {
+        wasi_config_delete(config);
+        return r;
+    }
+    wasmtime_error_t *e = wasmtime_context_set_wasi(inst->ctx, config);
+
+    return e ? take_error(e, err, RR_E_SYSTEM, "report this", "cannot set up WASI: ") : 0;
+}
+
+static int instantiate(struct rr_instance *inst, uint64_t limit, struct rr_error *err)
+{
+    wasm_trap_t *trap = NULL;
+    wasmtime_error_t *e;
+
+    inst->deadline_ns = rr_now_ns() + 10000000000u; /* a start function may not loop for ever */
+    wasmtime_context_set_epoch_deadline(inst->ctx, CHECK_TICKS);
+    instantiating = inst;
+    instantiating_limit = limit;
+    run_begin(inst->module->engine);
+    e = wasmtime_instance_pre_instantiate(inst->module->pre, inst->store, &inst->instance, &trap);
+    atomic_fetch_sub(&inst->module->engine->running, 1);
+    instantiating = NULL;
+    return e || trap ? take_trap(inst, e, trap, err) : 0;
+}
+
+int rr_instance_new(struct rr_module *m, const struct rr_instance_options *o,
+                    struct rr_instance **ret, struct rr_error *err)
+{
+    struct rr_instance *inst = calloc(1, sizeof(*inst));
+    int r = 0;
+
+    if (!inst)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    inst->module = m;
+    inst->user = o->user;
+    inst->output = o->output;
+    inst->exit_status = -1;
+    inst->store = wasmtime_store_new(m->engine->engine, inst, NULL);
+    inst->ctx = wasmtime_store_context(inst->store);
+    wasmtime_store_epoch_deadline_callback(inst->store, on_epoch, inst, NULL);
+    if (m->wasi)
+        r = set_wasi(inst, o, err);
+    if (r == 0)
+        r = instantiate(inst, o->memory_bytes, err);
+    if (r) {
+        rr_instance_free(inst);
+        return r;
+    }
+    *ret = inst;
+    return 0;
+}
+
+void rr_instance_free(struct rr_instance *inst)
+{
+    if (!inst)
+        return;
+    wasmtime_store_delete(inst->store);
+    free(inst);
+}
+
+void *rr_instance_user(struct rr_instance *inst)
+{
+    return inst->user;
+}
+
+void rr_instance_set_stdin(struct rr_instance *inst, const uint8_t *data, size_t len)
+{
+    inst->stdin_data = data;
+    inst->stdin_len = len;
+}
+
+int rr_instance_export(struct rr_instance *inst, const char *name)
+{
+    wasmtime_extern_t item;
+
+    if (inst->n_exports == MAX_EXPORTS ||
+        !wasmtime_instance_export_get(inst->ctx, &inst->instance, name, strlen(name), &item) ||
+        item.kind != WASMTIME_EXTERN_FUNC)
+        return -1;
+    inst->exports[inst->n_exports] = item.of.func;
+    return (int)inst->n_exports++;
+}
+
+int rr_instance_call(struct rr_instance *inst, int export, union rr_value *args, size_t n_args,
+                     uint64_t deadline_ns, struct rr_error *err)
+{
+    wasm_trap_t *trap = NULL;
+    wasmtime_error_t *e;
+
+    inst->deadline_ns = deadline_ns;
+    inst->fault.code = RR_OK;
+    wasmtime_context_set_epoch_deadline(inst->ctx, CHECK_TICKS);
+    run_begin(inst->module->engine);
+    e = wasmtime_func_call_unchecked(inst->ctx, &inst->exports[export],
+                                     (wasmtime_val_raw_t *)(void *)args, n_args ? n_args : 1, &trap);
+    atomic_fetch_sub(&inst->module->engine->running, 1);
+    return e || trap ? take_trap(inst, e, trap, err) : 0;
+}
+
+int rr_instance_exit_status(const struct rr_instance *inst)
+{
+    return inst->exit_status;
+}
+
+uint8_t *rr_instance_memory(struct rr_instance *inst)
+{
+    return inst->memory ? inst->memory->base : NULL;
+}
+
+uint64_t rr_instance_memory_bytes(struct rr_instance *inst)
+{
+    return inst->memory ? inst->memory->size_bytes : 0;
+}
+
+uint64_t rr_instance_heap_bytes(struct rr_instance *inst)
+{
+    return inst->memory ? heap_of(inst->memory->size_bytes) : 0;
+}
+
+uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len)
+{
+    uint64_t size = rr_instance_memory_bytes(inst);
+
+    return len <= size && addr <= size - len && inst->memory ? inst->memory->base + addr : NULL;
+}
+
+int rr_instance_open_windows(struct rr_instance *inst)
+{
+    wasmtime_extern_t item;
+    uint64_t previous;
+    wasmtime_error_t *e;
+
+    if (rr_instance_memory_bytes(inst) >= WINDOW_END)
+        return 0;
+    if (!wasmtime_instance_export_get(inst->ctx, &inst->instance, "memory", 6, &item) ||
+        item.kind != WASMTIME_EXTERN_MEMORY)
+        return rr_instance_fail(inst, RR_E_INVALID, "export the memory as `memory`",
+                                "it has no memory to open windows in");
+    if (inst->memory->size_bytes > WINDOW_BEGIN)
+        return rr_instance_fail(inst, RR_E_LIMIT, "open the windows before the heap grows to 1 GiB",
+                                "its heap already reaches into the windows");
+    e = wasmtime_memory_grow(inst->ctx, &item.of.memory,
+                             (WINDOW_END - inst->memory->size_bytes) / 65536, &previous);
+    if (e) {
+        struct rr_error why;
+
+        take_error(e, &why, RR_E_LIMIT, "", "");
+        return rr_instance_fail(inst, RR_E_LIMIT, "let the module's memory grow to 4 GiB",
+                                "its memory cannot grow to 3 GiB for the windows: %s", why.text);
+    }
+    return 0;
+}

@@ -1,0 +1,691 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "region/region.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define MAX_JOBS 64
+#define WARM_STEP (8 * RR_MIB) /* populated at once, so that the mmap lock is not held long */
+
+struct rr_region {
+    struct rr_arena *arena;
+    struct rr_region *next;   /* in the pool */
+    struct rr_region *parent; /* of a view; owned reference */
+    enum rr_backing backing;
+    uint64_t slot_bytes;
+    uint64_t map_bytes;  /* length of the mapping that moves; a view's is shorter than its slot */
+    uint8_t *home, *at;  /* at: where the pages are now */
+    uint64_t bytes;      /* accounted as live */
+    uint64_t warm_bytes; /* from the start, populated at most up to here */
+    uint64_t collapsed;  /* memfd: huge pages up to here */
+    uint64_t domain;
+    atomic_uint refs;
+    int fd;
+};
+
+struct warm_job {
+    enum rr_backing backing;
+    uint64_t slot_bytes, bytes;
+    unsigned int count;
+};
+
+struct rr_arena {
+    pthread_mutex_t lock;
+    pthread_cond_t wake, idle;
+    struct rr_region *pool[3][2]; /* by backing and slot class */
+    struct rr_arena_options options;
+    struct rr_arena_stats stats;
+    struct warm_job jobs[MAX_JOBS];
+    unsigned int n_jobs;
+    bool busy, stop, warmer_runs, pressure_runs;
+    pthread_t warmer, pressure;
+    int stop_pipe[2];
+};
+
+static size_t class_of(uint64_t slot_bytes)
+{
+    return slot_bytes > 64 * RR_MIB;
+}
+
+uint8_t *rr_reserve(uint64_t bytes, uint64_t align)
+{
+    uint8_t *raw = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                        -1, 0);
+    uint8_t *base;
+
+    if (raw == MAP_FAILED)
+        return NULL;
+    base = (uint8_t *)rr_align_up((uint64_t)(uintptr_t)raw, align);
+    if (base > raw)
+        munmap(raw, (size_t)(base - raw));
+    if (raw + align > base)
+        munmap(base + bytes, (size_t)(raw + align - base));
+    return base;
+}
+
+/* Fresh anonymous zero pages over [p, p+len), in one step: no hole in between. */
+static int map_anonymous(uint8_t *p, uint64_t len)
+{
+    if (mmap(p, len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        return -errno;
+    madvise(p, len, MADV_HUGEPAGE);
+    return 0;
+}
+
+static void destroy(struct rr_region *region)
+{
+    munmap(region->home, region->slot_bytes);
+    if (region->fd >= 0)
+        close(region->fd);
+    free(region);
+}
+
+static int sealed_memfd(uint64_t bytes)
+{
+    int fd = memfd_create("roadrunner-region", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t)bytes) < 0 ||
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        int r = -errno;
+
+        close(fd);
+        return r;
+    }
+    return fd;
+}
+
+static int create(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
+                  struct rr_region **ret)
+{
+    struct rr_region *region = calloc(1, sizeof(*region));
+    int r = 0;
+
+    if (!region)
+        return -ENOMEM;
+    *region = (struct rr_region){.arena = arena, .backing = backing, .slot_bytes = slot_bytes,
+                                 .map_bytes = slot_bytes, .fd = -1};
+    region->home = rr_reserve(slot_bytes, slot_bytes);
+    if (!region->home) {
+        free(region);
+        return -ENOMEM;
+    }
+    region->at = region->home;
+    if (backing == RR_ANON) {
+        r = map_anonymous(region->home, slot_bytes);
+    } else if (backing == RR_MEMFD) {
+        region->fd = r = sealed_memfd(slot_bytes);
+        if (r >= 0)
+            r = mmap(region->home, slot_bytes, PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_FIXED | MAP_NORESERVE, region->fd, 0) == MAP_FAILED
+                    ? -errno
+                    : 0;
+    }
+    if (r < 0) {
+        destroy(region);
+        return r;
+    }
+    *ret = region;
+    return 0;
+}
+
+/* Give the pages beyond @keep back to the system. */
+static void discard(struct rr_region *region, uint64_t keep)
+{
+    uint8_t *from = region->home + keep;
+
+    if (keep >= region->slot_bytes)
+        return;
+    if (region->backing == RR_MEMFD)
+        madvise(from, region->slot_bytes - keep, MADV_REMOVE);
+    else
+        madvise(from, region->slot_bytes - keep, MADV_DONTNEED);
+    region->warm_bytes = rr_min(region->warm_bytes, keep);
+    region->collapsed = rr_min(region->collapsed, keep);
+}
+
+static void *warmer_main(void *data);
+static void *pressure_main(void *data);
+
+int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret, struct rr_error *err)
+{
+    struct rr_arena *arena = calloc(1, sizeof(*arena));
+
+    if (!arena)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    arena->options = *options;
+    if (!arena->options.ceiling_bytes)
+        arena->options.ceiling_bytes =
+            (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+    arena->stop_pipe[0] = arena->stop_pipe[1] = -1;
+    pthread_mutex_init(&arena->lock, NULL);
+    pthread_cond_init(&arena->wake, NULL);
+    pthread_cond_init(&arena->idle, NULL);
+    if (options->watch_pressure && pipe2(arena->stop_pipe, O_CLOEXEC) == 0)
+        arena->pressure_runs = pthread_create(&arena->pressure, NULL, pressure_main, arena) == 0;
+    *ret = arena;
+    return 0;
+}
+
+void rr_arena_free(struct rr_arena *arena)
+{
+    if (!arena)
+        return;
+    pthread_mutex_lock(&arena->lock);
+    arena->stop = true;
+    pthread_cond_broadcast(&arena->wake);
+    pthread_mutex_unlock(&arena->lock);
+    if (arena->warmer_runs)
+        pthread_join(arena->warmer, NULL);
+    if (arena->pressure_runs) {
+        close(arena->stop_pipe[1]);
+        pthread_join(arena->pressure, NULL);
+        close(arena->stop_pipe[0]);
+    } else if (arena->stop_pipe[0] >= 0) {
+        close(arena->stop_pipe[0]);
+        close(arena->stop_pipe[1]);
+    }
+    for (size_t b = 0; b < RR_ARRAY_LEN(arena->pool); b++)
+        for (size_t c = 0; c < RR_ARRAY_LEN(arena->pool[b]); c++)
+            while (arena->pool[b][c]) {
+                struct rr_region *region = arena->pool[b][c];
+
+                arena->pool[b][c] = region->next;
+                destroy(region);
+            }
+    pthread_cond_destroy(&arena->wake);
+    pthread_cond_destroy(&arena->idle);
+    pthread_mutex_destroy(&arena->lock);
+    free(arena);
+}
+
+void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret)
+{
+    pthread_mutex_lock(&arena->lock);
+    *ret = arena->stats;
+    pthread_mutex_unlock(&arena->lock);
+}
+
+/* Called with the lock held, and keeps it: the pool must not change under the walk. */
+static uint64_t trim_locked(struct rr_arena *arena, uint64_t keep_bytes)
+{
+    uint64_t before = arena->stats.warm_bytes;
+
+    for (size_t b = 0; b < RR_ARRAY_LEN(arena->pool); b++)
+        for (size_t c = 0; c < RR_ARRAY_LEN(arena->pool[b]); c++)
+            for (struct rr_region *r = arena->pool[b][c]; r; r = r->next) {
+                if (arena->stats.warm_bytes <= keep_bytes)
+                    goto done;
+                arena->stats.warm_bytes -= r->warm_bytes;
+                discard(r, 0);
+            }
+done:
+    if (before != arena->stats.warm_bytes)
+        arena->stats.trims++;
+    return before - arena->stats.warm_bytes;
+}
+
+uint64_t rr_arena_trim(struct rr_arena *arena, uint64_t keep_bytes)
+{
+    uint64_t n;
+
+    pthread_mutex_lock(&arena->lock);
+    n = trim_locked(arena, keep_bytes);
+    pthread_mutex_unlock(&arena->lock);
+    return n;
+}
+
+/* The pooled region that fits best: of the same domain first, then the warmest. */
+static struct rr_region *pool_take(struct rr_arena *arena, enum rr_backing backing,
+                                   uint64_t slot_bytes, uint64_t domain)
+{
+    struct rr_region **best = NULL;
+
+    for (struct rr_region **p = &arena->pool[backing][class_of(slot_bytes)]; *p; p = &(*p)->next) {
+        bool same = (*p)->domain == domain;
+
+        if (!best || (same && (*best)->domain != domain) ||
+            (same == ((*best)->domain == domain) && (*p)->warm_bytes > (*best)->warm_bytes))
+            best = p;
+        if (same && (*best)->domain == domain && (*best)->warm_bytes > 0)
+            break;
+    }
+    if (!best)
+        return NULL;
+
+    struct rr_region *region = *best;
+
+    *best = region->next;
+    region->next = NULL;
+    arena->stats.warm_bytes -= region->warm_bytes;
+    arena->stats.warm_regions--;
+    return region;
+}
+
+static void account_live(struct rr_arena *arena, struct rr_region *region, uint64_t bytes)
+{
+    arena->stats.live_bytes += bytes - region->bytes; /* modular: shrinks as well */
+    region->bytes = bytes;
+    if (arena->stats.live_bytes > arena->stats.peak_bytes)
+        arena->stats.peak_bytes = arena->stats.live_bytes;
+}
+
+void rr_region_set_bytes(struct rr_region *region, uint64_t bytes)
+{
+    pthread_mutex_lock(&region->arena->lock);
+    account_live(region->arena, region, bytes);
+    pthread_mutex_unlock(&region->arena->lock);
+}
+
+static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes, uint64_t bytes,
+               uint64_t domain, struct rr_region **ret, struct rr_error *err)
+{
+    struct rr_region *region;
+    int r = 0;
+
+    pthread_mutex_lock(&arena->lock);
+    region = pool_take(arena, backing, slot_bytes, domain);
+    pthread_mutex_unlock(&arena->lock);
+    if (!region)
+        r = create(arena, backing, slot_bytes, &region);
+    if (r < 0)
+        return rr_error_set(err, RR_E_SYSTEM,
+                            "raise the limits on address space, mappings and descriptors",
+                            "no %s of address space for a message: %s", rr_bytes_text(slot_bytes),
+                            strerror(-r));
+    pthread_mutex_lock(&arena->lock);
+    if (region->domain != domain && region->warm_bytes) {
+        discard(region, 0);
+        arena->stats.scrubs++;
+    }
+    region->domain = domain;
+    atomic_store(&region->refs, 1);
+    arena->stats.live_regions++;
+    region->bytes = 0;
+    account_live(arena, region, bytes);
+    pthread_mutex_unlock(&arena->lock);
+    *ret = region;
+    return 0;
+}
+
+int rr_region_get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
+                  uint64_t bytes, uint64_t domain, struct rr_region **ret, struct rr_error *err)
+{
+    if (bytes > slot_bytes)
+        return rr_error_set(err, RR_E_LIMIT, "raise `max` on the edge, up to 1GiB",
+                            "a message of %s does not fit a slot of %s", rr_bytes_text(bytes),
+                            rr_bytes_text(slot_bytes));
+    return get(arena, backing, slot_bytes, bytes, domain, ret, err);
+}
+
+struct rr_region *rr_region_ref(struct rr_region *region)
+{
+    atomic_fetch_add(&region->refs, 1);
+    return region;
+}
+
+static void pool_give(struct rr_arena *arena, struct rr_region *region)
+{
+    struct rr_region **head = &arena->pool[region->backing][class_of(region->slot_bytes)];
+
+    region->next = *head;
+    *head = region;
+    arena->stats.warm_bytes += region->warm_bytes;
+    arena->stats.warm_regions++;
+    if (arena->stats.warm_bytes > arena->options.ceiling_bytes)
+        trim_locked(arena, arena->options.ceiling_bytes);
+}
+
+static void put_view(struct rr_region *view)
+{
+    /* wherever the view's pages are, the range goes back to plain memory */
+    if (map_anonymous(view->at, view->map_bytes) < 0)
+        rr_log(0, "cannot take a view back: %s", strerror(errno));
+    view->at = view->home;
+    rr_region_put(rr_take(view->parent));
+}
+
+void rr_region_put(struct rr_region *region)
+{
+    struct rr_arena *arena;
+
+    if (!region || atomic_fetch_sub(&region->refs, 1) > 1)
+        return;
+    arena = region->arena;
+    if (region->backing == RR_VIEW)
+        put_view(region);
+    else if (region->at != region->home && rr_region_move(region, NULL, 0, NULL) != 0)
+        rr_log(0, "cannot take a region back from its window");
+
+    pthread_mutex_lock(&arena->lock);
+    arena->stats.live_regions--;
+    account_live(arena, region, 0);
+    if (region->backing != RR_VIEW) {
+        /* The owner could write anywhere in the slot: what lies beyond the payload was
+         * never accounted and goes back. On an unpopulated range this costs 1 us. */
+        discard(region, arena->options.scrub == RR_SCRUB_ALWAYS
+                            ? 0
+                            : rr_align_up(region->warm_bytes, RR_HUGE));
+        if (arena->options.scrub == RR_SCRUB_ALWAYS)
+            arena->stats.scrubs++;
+    }
+    pool_give(arena, region);
+    pthread_mutex_unlock(&arena->lock);
+}
+
+static void report_copying(struct rr_arena *arena, int error)
+{
+    bool first;
+
+    pthread_mutex_lock(&arena->lock);
+    first = !arena->stats.copying;
+    arena->stats.copying = true;
+    pthread_mutex_unlock(&arena->lock);
+    if (first)
+        rr_log(1, "the kernel refuses to move pages (mremap: %s); hand-offs copy from now on. "
+                  "Allow mremap in the seccomp profile to get them back",
+               strerror(error));
+}
+
+/* Copying fall-back: same contract, with memcpy in place of the move. */
+static int move_by_copy(struct rr_region *region, uint8_t *dst, uint64_t bytes, struct rr_error *err)
+{
+    uint8_t *src = region->at;
+
+    memcpy(dst, src, bytes);
+    if (map_anonymous(src, region->map_bytes) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "see dmesg; free memory mappings",
+                            "cannot take a message's memory away from its sender: %s",
+                            strerror(errno));
+    pthread_mutex_lock(&region->arena->lock);
+    region->arena->stats.copies++;
+    region->arena->stats.copied_bytes += bytes;
+    pthread_mutex_unlock(&region->arena->lock);
+    return 0;
+}
+
+/* A memfd's home must show the file again before anything is copied into it. */
+static int restore_home(struct rr_region *region)
+{
+    if (region->backing == RR_MEMFD &&
+        mmap(region->home, region->slot_bytes, PROT_READ | PROT_WRITE,
+             MAP_SHARED | MAP_FIXED | MAP_NORESERVE, region->fd, 0) == MAP_FAILED)
+        return -errno;
+    return 0;
+}
+
+static int move_refused(struct rr_region *region, uint8_t *dst, uint64_t bytes, int error,
+                        struct rr_error *err)
+{
+    /* EFAULT/EINVAL here would be our own fault, not a policy: never hidden by a copy */
+    if (error != EPERM && error != ENOSYS && error != EACCES && error != ENOMEM)
+        return rr_error_set(err, RR_E_SYSTEM, "report this with the kernel version",
+                            "cannot move a message's pages: %s", strerror(error));
+    if (error != ENOMEM)
+        report_copying(region->arena, error);
+    if (dst == region->home && restore_home(region) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "free memory mappings", "cannot map a message: %s",
+                            strerror(errno));
+    return move_by_copy(region, dst, bytes, err);
+}
+
+int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct rr_error *err)
+{
+    uint8_t *to = dst ? dst : region->home;
+    uint8_t *from = region->at;
+    bool anonymous = region->backing == RR_ANON;
+    int r = 0;
+
+    if (to == from)
+        return 0;
+    region->warm_bytes = rr_min(region->slot_bytes,
+                                bytes > region->warm_bytes ? bytes : region->warm_bytes);
+    if (region->arena->stats.copying) {
+        r = move_refused(region, to, bytes, EPERM, err);
+    } else if (mremap(from, region->map_bytes, region->map_bytes,
+                      MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED) {
+        r = move_refused(region, to, bytes, errno, err);
+    } else {
+        region->arena->stats.moves++; /* a counter for people: a lost update is harmless */
+        if (!anonymous && map_anonymous(from, region->map_bytes) < 0)
+            r = rr_error_set(err, RR_E_SYSTEM, "free memory mappings",
+                             "cannot take a message's memory away from its sender: %s",
+                             strerror(errno));
+    }
+    if (r)
+        return r;
+    region->at = to;
+    return 0;
+}
+
+int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct rr_region **ret,
+                   struct rr_error *err)
+{
+    struct rr_region *view;
+    uint64_t map_bytes = rr_min(rr_align_up(bytes ? bytes : 1, RR_HUGE), region->slot_bytes);
+    int r = get(region->arena, RR_VIEW, region->slot_bytes, 0, region->domain, &view, err);
+    uint8_t *to;
+
+    if (r)
+        return r;
+    view->map_bytes = map_bytes;
+    to = dst ? dst : view->home;
+    if (mmap(to, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+             region->fd, 0) == MAP_FAILED) {
+        r = rr_error_set(err, RR_E_SYSTEM, "raise vm.max_map_count", "cannot map a view: %s",
+                         strerror(errno));
+        view->map_bytes = 4096; /* put_view() must find a range of its own */
+        view->parent = rr_region_ref(region);
+        rr_region_put(view);
+        return r;
+    }
+    view->at = to;
+    view->parent = rr_region_ref(region);
+    *ret = view;
+    return 0;
+}
+
+uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len)
+{
+    if (!len)
+        return 0;
+    if (!arena->stats.copying) {
+        if (mremap(src, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, dst) !=
+            MAP_FAILED) {
+            arena->stats.moves++;
+            return 0;
+        }
+        if (errno == EPERM || errno == ENOSYS || errno == EACCES)
+            report_copying(arena, errno);
+    }
+    memcpy(dst, src, len);
+    madvise(src, len, MADV_DONTNEED);
+    pthread_mutex_lock(&arena->lock);
+    arena->stats.copies++;
+    arena->stats.copied_bytes += len;
+    pthread_mutex_unlock(&arena->lock);
+    return len;
+}
+
+uint8_t *rr_region_data(const struct rr_region *region)
+{
+    return region->at;
+}
+
+uint64_t rr_region_slot_bytes(const struct rr_region *region)
+{
+    return region->slot_bytes;
+}
+
+enum rr_backing rr_region_backing(const struct rr_region *region)
+{
+    return region->backing;
+}
+
+bool rr_region_parked(const struct rr_region *region)
+{
+    return region->at == region->home;
+}
+
+/* --- background: warming, collapse, pressure ------------------------------------------- */
+
+static void warm_region(struct rr_arena *arena, struct rr_region *region, uint64_t bytes)
+{
+    uint64_t done = region->warm_bytes;
+
+    while (done < bytes && !arena->stop) {
+        uint64_t n = rr_min(WARM_STEP, bytes - done);
+
+        if (madvise(region->home + done, rr_align_up(n, RR_HUGE), MADV_POPULATE_WRITE) < 0)
+            break;
+        done += n;
+    }
+    region->warm_bytes = done;
+    if (region->backing != RR_MEMFD)
+        return;
+    for (done = region->collapsed; done + RR_HUGE <= rr_align_up(bytes, RR_HUGE) && !arena->stop;) {
+        if (madvise(region->home + done, RR_HUGE, MADV_COLLAPSE) < 0)
+            break; /* no huge page free: 4 KiB pages do as well, slower */
+        done += RR_HUGE;
+    }
+    arena->stats.collapsed_bytes += done - region->collapsed;
+    region->collapsed = done;
+}
+
+static void warm_job(struct rr_arena *arena, const struct warm_job *job)
+{
+    struct rr_region *held = NULL, *region;
+    struct rr_error err;
+
+    for (unsigned int i = 0; i < job->count && !arena->stop; i++) {
+        if (get(arena, job->backing, job->slot_bytes, 0, 0, &region, &err) != 0)
+            break;
+        warm_region(arena, region, job->bytes);
+        region->next = held;
+        held = region;
+    }
+    while ((region = held)) {
+        held = region->next;
+        rr_region_put(region);
+    }
+}
+
+static void *warmer_main(void *data)
+{
+    struct rr_arena *arena = data;
+
+    pthread_mutex_lock(&arena->lock);
+    while (!arena->stop) {
+        struct warm_job job;
+
+        if (!arena->n_jobs) {
+            arena->busy = false;
+            pthread_cond_broadcast(&arena->idle);
+            pthread_cond_wait(&arena->wake, &arena->lock);
+            continue;
+        }
+        arena->busy = true;
+        job = arena->jobs[--arena->n_jobs];
+        pthread_mutex_unlock(&arena->lock);
+        warm_job(arena, &job);
+        pthread_mutex_lock(&arena->lock);
+    }
+    arena->busy = false;
+    pthread_cond_broadcast(&arena->idle);
+    pthread_mutex_unlock(&arena->lock);
+    return NULL;
+}
+
+int rr_arena_warm(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
+                  uint64_t bytes, unsigned int count)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&arena->lock);
+    if (!arena->warmer_runs)
+        arena->warmer_runs = pthread_create(&arena->warmer, NULL, warmer_main, arena) == 0;
+    if (!arena->warmer_runs || arena->n_jobs == MAX_JOBS) {
+        r = -EAGAIN;
+    } else {
+        arena->jobs[arena->n_jobs++] =
+            (struct warm_job){backing, slot_bytes, rr_min(bytes, slot_bytes), count};
+        arena->busy = true;
+        pthread_cond_signal(&arena->wake);
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return r;
+}
+
+void rr_arena_settle(struct rr_arena *arena)
+{
+    pthread_mutex_lock(&arena->lock);
+    while (arena->warmer_runs && !arena->stop && (arena->busy || arena->n_jobs))
+        pthread_cond_wait(&arena->idle, &arena->lock);
+    pthread_mutex_unlock(&arena->lock);
+}
+
+static bool memory_is_short(void)
+{
+    struct sysinfo si;
+
+    return sysinfo(&si) == 0 && (si.freeram + si.bufferram) * 20 < si.totalram;
+}
+
+/* PSI tells of pressure at once; where the kernel has none, free memory is looked at each second. */
+static void *pressure_main(void *data)
+{
+    struct rr_arena *arena = data;
+    static const char trigger[] = "some 100000 1000000";
+    int psi = open("/proc/pressure/memory", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+    if (psi >= 0 && write(psi, trigger, sizeof(trigger)) < 0) {
+        close(psi);
+        psi = -1;
+    }
+    for (;;) {
+        struct pollfd fds[2] = {{.fd = arena->stop_pipe[0], .events = POLLIN},
+                                {.fd = psi, .events = POLLPRI}};
+        int n = poll(fds, 2, psi >= 0 ? -1 : 1000);
+
+        if (n < 0 && errno != EINTR)
+            break;
+        if (fds[0].revents)
+            break;
+        if ((n == 0 && memory_is_short()) || (n > 0 && (fds[1].revents & POLLPRI))) {
+            uint64_t freed = rr_arena_trim(arena, 0);
+
+            if (freed)
+                rr_log(2, "memory pressure: gave back %s of warm regions", rr_bytes_text(freed));
+        }
+        if (n > 0 && (fds[1].revents & POLLERR)) {
+            close(psi);
+            psi = -1;
+        }
+    }
+    if (psi >= 0)
+        close(psi);
+    return NULL;
+}

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * region: arenas of warm, pooled, slot-aligned memory and the hand-off that
+ * moves page tables between owners. May call base only; knows nothing of Wasm.
+ *
+ * A region always has a home: an address range of its own in the arena. Its
+ * pages are either at home (parked) or at one window that the caller named.
+ * Kernel behaviour this leans on, each pinned by a test in test_region.c:
+ *  - mremap() of a whole 1 GiB-aligned GiB relinks one page-table page;
+ *  - MREMAP_DONTUNMAP leaves the old range mapped and empty, so there is no
+ *    moment at which another thread's mmap() could land in it;
+ *  - a MAP_SHARED or file-private old range would still read the file, so it is
+ *    replaced by anonymous memory before the hand-off returns.
+ */
+#ifndef RR_REGION_REGION_H
+#define RR_REGION_REGION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+#define RR_HUGE (2ull << 20)
+
+enum rr_backing {
+    RR_ANON,  /* private anonymous, huge pages; one owner at a time */
+    RR_MEMFD, /* sealed memfd; can lend copy-on-write views */
+    RR_VIEW   /* copy-on-write view of a memfd region */
+};
+
+enum rr_scrub {
+    RR_SCRUB_DOMAIN, /* zero when a region changes trust domain (default) */
+    RR_SCRUB_ALWAYS  /* zero whenever a region goes back to the pool */
+};
+
+struct rr_arena_options {
+    uint64_t ceiling_bytes; /* pooled warm bytes kept; more is given back; 0 = 1/4 of RAM */
+    enum rr_scrub scrub;
+    bool watch_pressure;    /* trim when the kernel reports memory pressure */
+};
+
+struct rr_arena_stats {
+    uint64_t live_bytes, live_regions; /* handed out and not put back */
+    uint64_t warm_bytes, warm_regions; /* pooled */
+    uint64_t peak_bytes;               /* largest live_bytes seen */
+    uint64_t moves, copies, copied_bytes, scrubs, trims, collapsed_bytes;
+    bool copying; /* the kernel refused a move: hand-offs copy */
+};
+
+struct rr_arena;
+struct rr_region;
+
+/* Create and destroy; every region must have been put back before rr_arena_free(). */
+int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret, struct rr_error *err);
+void rr_arena_free(struct rr_arena *arena);
+void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret);
+/* Give pooled pages back until at most @keep_bytes stay warm; returns the bytes given back. */
+uint64_t rr_arena_trim(struct rr_arena *arena, uint64_t keep_bytes);
+/* Ask the background thread for @count pooled regions with @bytes populated in each. */
+int rr_arena_warm(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
+                  uint64_t bytes, unsigned int count);
+/* Wait until the background thread has nothing left to do. */
+void rr_arena_settle(struct rr_arena *arena);
+
+/**
+ * rr_region_get() - take a region from the pool, or make one
+ * @backing:    RR_ANON or RR_MEMFD
+ * @slot_bytes: 64 MiB or 1 GiB
+ * @bytes:      what will be used of it, for the accounts; <= @slot_bytes
+ * @domain:     trust domain; pages that served another are zeroed first
+ * @ret:        out, owned: rr_region_put()
+ *
+ * Context: any thread. Contents are unspecified unless zeroed as above.
+ * Return: 0, RR_E_LIMIT or RR_E_SYSTEM.
+ */
+int rr_region_get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
+                  uint64_t bytes, uint64_t domain, struct rr_region **ret, struct rr_error *err);
+/* Back to the pool, from wherever the pages are; NULL is allowed. */
+void rr_region_put(struct rr_region *region);
+/* A further reference to a memfd region whose views are lent; dropped by rr_region_put(). */
+struct rr_region *rr_region_ref(struct rr_region *region);
+
+/**
+ * rr_region_move() - hand the pages over to @dst
+ * @dst:   a range of slot size, slot-aligned, whose pages the caller gives up;
+ *         NULL moves the region home
+ * @bytes: how much of it is payload (all that a copying fall-back has to copy)
+ *
+ * When it returns, the old range is mapped, anonymous and reads as zero.
+ *
+ * Return: 0 or RR_E_SYSTEM; on failure the region has not moved.
+ */
+int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct rr_error *err);
+/**
+ * rr_region_view() - lend a private copy-on-write view of a parked memfd region
+ * @dst:   slot-aligned range whose pages the caller gives up, or NULL for the view's own home
+ * @bytes: payload; the view covers it rounded up to 2 MiB
+ * @ret:   out, owned: rr_region_put(); holds a reference to @region
+ */
+int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct rr_region **ret,
+                   struct rr_error *err);
+
+/**
+ * rr_region_move_pages() - move whole pages between a region and any other range
+ * @src, @dst: congruent modulo @len's alignment; both mapped private anonymous
+ * Moves without leaving a hole; falls back to copying. Return: bytes copied, or 0.
+ */
+uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len);
+
+uint8_t *rr_region_data(const struct rr_region *region); /* where the pages are now */
+uint64_t rr_region_slot_bytes(const struct rr_region *region);
+enum rr_backing rr_region_backing(const struct rr_region *region);
+bool rr_region_parked(const struct rr_region *region);
+/* Raise the accounted size after the owner used more than it asked for. */
+void rr_region_set_bytes(struct rr_region *region, uint64_t bytes);
+
+/* Reserve @bytes of address space aligned to @align; PROT_NONE. NULL when refused. */
+uint8_t *rr_reserve(uint64_t bytes, uint64_t align);
+
+#endif

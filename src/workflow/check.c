@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rules for the graph as a whole, the order of its functions, and the files it names. */
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "workflow/internal.h"
+
+/* "reply:NAME" must fit the 64 bytes that the guest ABI has for the name of a port. */
+#define MAX_CALLEE_NAME 57
+
+static const char *name_of(const struct reader *r, int function)
+{
+    return function == RR_NODE_INPUT ? "input" : r->wf->functions[function].name;
+}
+
+/*
+ * A callee gets requests and answers them: nothing else may feed it or take its
+ * replies, or a message would reach it that nobody waits for.
+ */
+static int check_callees(struct reader *r)
+{
+    struct rr_workflow *wf = r->wf;
+    const char *hint = "give the callee its own entry under functions; two may use one module";
+    int *called_by = calloc(wf->n_functions, sizeof(*called_by)); /* caller + 1 */
+    int rc = 0;
+
+    if (!called_by)
+        return rr_reader_no_memory(r);
+    for (size_t i = 0; i < wf->n_edges && !rc; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (!e->is_call)
+            continue;
+        called_by[e->to] = e->from + 1;
+        if (strlen(name_of(r, e->to)) > MAX_CALLEE_NAME)
+            rc = rr_reader_fail(r, RR_E_INVALID, e->pos, "choose a shorter name",
+                                "the name of '%s' is too long for a function that is called: "
+                                "at most %d characters",
+                                name_of(r, e->to), MAX_CALLEE_NAME);
+    }
+    for (size_t i = 0; i < wf->n_edges && !rc; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+        int callee = -1;
+
+        if (e->is_call || e->is_reply)
+            continue;
+        if (e->from >= 0 && called_by[e->from])
+            callee = e->from;
+        if (called_by[e->to])
+            callee = e->to;
+        if (callee >= 0)
+            rc = rr_reader_fail(r, RR_E_INVALID, e->pos, hint,
+                                "'%s' is called by '%s', so it cannot have edges as well",
+                                name_of(r, callee), name_of(r, called_by[callee] - 1));
+    }
+    if (!rc && called_by[wf->result])
+        rc = rr_reader_fail(r, RR_E_INVALID, wf->result_pos, hint,
+                            "'%s' is called by '%s', so it cannot give the result",
+                            name_of(r, wf->result), name_of(r, called_by[wf->result] - 1));
+    free(called_by);
+    return rc;
+}
+
+static int compare_targets(const void *a, const void *b)
+{
+    const struct rr_edge *ea = *(const struct rr_edge *const *)a;
+    const struct rr_edge *eb = *(const struct rr_edge *const *)b;
+    int order = (ea->to > eb->to) - (ea->to < eb->to);
+
+    if (!order)
+        order = strcmp(ea->to_port, eb->to_port);
+    return order ? order : (ea > eb) - (ea < eb);
+}
+
+static int compare_pairs(const void *a, const void *b)
+{
+    const struct rr_edge *ea = *(const struct rr_edge *const *)a;
+    const struct rr_edge *eb = *(const struct rr_edge *const *)b;
+    int order = (ea->to > eb->to) - (ea->to < eb->to);
+
+    if (!order)
+        order = (ea->from > eb->from) - (ea->from < eb->from);
+    if (!order)
+        order = strcmp(ea->from_port, eb->from_port);
+    return order ? order : (ea > eb) - (ea < eb);
+}
+
+static int two_into_one_port(struct reader *r, const struct rr_edge *a, const struct rr_edge *b)
+{
+    char hint[256];
+
+    snprintf(hint, sizeof(hint), "give each its own port, as in {from: %.63s, to: %.63s.second}",
+             name_of(r, b->from), name_of(r, b->to));
+    return rr_reader_fail(r, RR_E_INVALID, b->pos, hint,
+                          "two edges lead into port '%s' of '%s', the other is in line %u",
+                          b->to_port, name_of(r, b->to), a->pos.line);
+}
+
+/* One message has one address, so a function cannot have it on two ports at once. */
+static int same_message_twice(struct reader *r, const struct rr_edge *a, const struct rr_edge *b)
+{
+    return rr_reader_fail(r, RR_E_INVALID, b->pos,
+                          "keep one of the two edges, or send the second copy on another port",
+                          "the message of '%s%s%s' reaches '%s' twice, on ports '%s' and '%s'",
+                          name_of(r, b->from), b->from < 0 ? "" : ".",
+                          b->from < 0 ? "" : b->from_port, name_of(r, b->to), a->to_port,
+                          b->to_port);
+}
+
+static int check_ports(struct reader *r)
+{
+    struct rr_workflow *wf = r->wf;
+    const struct rr_edge **sorted = calloc(wf->n_edges, sizeof(struct rr_edge *));
+    size_t n = 0;
+    int rc = 0;
+
+    if (!sorted)
+        return rr_reader_no_memory(r);
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        if (!wf->edges[i].is_call && !wf->edges[i].is_reply)
+            sorted[n++] = &wf->edges[i];
+    }
+    qsort(sorted, n, sizeof(struct rr_edge *), compare_targets);
+    for (size_t i = 1; i < n && !rc; i++) {
+        const struct rr_edge *a = sorted[i - 1], *b = sorted[i];
+
+        if (a->to == b->to && strcmp(a->to_port, b->to_port) == 0)
+            rc = two_into_one_port(r, a, b);
+    }
+    qsort(sorted, n, sizeof(struct rr_edge *), compare_pairs);
+    for (size_t i = 1; i < n && !rc; i++) {
+        const struct rr_edge *a = sorted[i - 1], *b = sorted[i];
+
+        if (a->to == b->to && a->from == b->from && strcmp(a->from_port, b->from_port) == 0)
+            rc = same_message_twice(r, a, b);
+    }
+    free(sorted);
+    return rc;
+}
+
+static int check_inputs(struct reader *r)
+{
+    struct rr_workflow *wf = r->wf;
+    bool *fed = calloc(wf->n_functions, sizeof(*fed));
+    char hint[256];
+    int rc = 0;
+
+    if (!fed)
+        return rr_reader_no_memory(r);
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        if (!wf->edges[i].is_reply)
+            fed[wf->edges[i].to] = true;
+    }
+    /* Without cycles it is enough that each has an input: follow them back, and one is `input`. */
+    for (size_t i = 0; i < wf->n_functions && !rc; i++) {
+        const struct rr_function *f = &wf->functions[i];
+
+        if (fed[i])
+            continue;
+        snprintf(hint, sizeof(hint), "add {from: input, to: %s}, or remove the function", f->name);
+        rc = rr_reader_fail(r, RR_E_INVALID, f->pos, hint,
+                            "no message can reach '%s': no edge leads to it and nothing calls it",
+                            f->name);
+    }
+    free(fed);
+    return rc;
+}
+
+/* What runs before what: the edges of the file and the requests, but not the replies. */
+static bool orders(const struct rr_edge *e)
+{
+    return !e->is_reply && e->from >= 0;
+}
+
+/*
+ * Every function left in @waits (> 0) has a predecessor that is left too, so
+ * walking back must come to a function seen before: that is a cycle.
+ */
+static int report_cycle(struct reader *r, const unsigned int *waits)
+{
+    struct rr_workflow *wf = r->wf;
+    const struct rr_edge **back = calloc(wf->n_functions, sizeof(struct rr_edge *));
+    bool *seen = calloc(wf->n_functions, sizeof(*seen));
+    const struct rr_edge *last = NULL;
+    char path[800];
+    size_t used, n = 1;
+    int at = 0, rc;
+
+    if (!back || !seen) {
+        free(back);
+        free(seen);
+        return rr_reader_no_memory(r);
+    }
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (orders(e) && waits[e->from] && waits[e->to])
+            back[e->to] = e;
+    }
+    while (!waits[at])
+        at++;
+    for (; !seen[at]; at = back[at]->from)
+        seen[at] = true;
+    /* It is reported where it closes: at its last edge in the file. */
+    for (int f = at; !last || f != at; f = back[f]->from) {
+        if (!last || back[f] > last)
+            last = back[f];
+    }
+    /* back[] runs against the arrows: turn it around on the cycle. */
+    const struct rr_edge *next = last;
+
+    for (const struct rr_edge *e = back[last->from]; next != e; n++) {
+        const struct rr_edge *before = back[e->from];
+
+        if (e == last)
+            break;
+        back[e->from] = next; /* leaving e->from one goes to e->to, by e; keep e->to's own */
+        next = e;
+        e = before;
+    }
+    used = (size_t)snprintf(path, sizeof(path), "%s", name_of(r, last->to));
+    rc = rr_reader_fail(r, RR_E_INVALID, last->pos, "x", "%s %zu", path, used);
+    free(back);
+    free(seen);
+    return rc;
+}
