@@ -502,7 +502,6 @@ static wasm_config_t *make_config(struct rr_engine *engine)
     wasmtime_config_memory_may_move_set(config, false);
     wasmtime_config_epoch_interruption_set(config, true);
     wasmtime_config_max_wasm_stack_set(config, 512u << 10);
-    wasmtime_config_wasm_threads_set(config, false);
     wasmtime_config_wasm_memory64_set(config, false);
     wasmtime_config_wasm_multi_memory_set(config, false);
     return config;
@@ -905,7 +904,7 @@ static int instantiate(struct rr_instance *inst, uint64_t limit, struct rr_error
     instantiating = inst;
     instantiating_limit = limit;
     run_begin(inst->module->engine);
-    e = wasmtime_instance_pre_instantiate(inst->module->pre, inst->store, &inst->instance, &trap);
+    e = wasmtime_instance_pre_instantiate(inst->module->pre, inst->ctx, &inst->instance, &trap);
     atomic_fetch_sub(&inst->module->engine->running, 1);
     instantiating = NULL;
     return e || trap ? take_trap(inst, e, trap, err) : 0;

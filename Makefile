@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+# Thin front of Meson: `make help` lists what there is.
+BUILD ?= build
+PREFIX ?=
+DESTDIR ?=
+ONLY ?=
+MESON_ARGS ?=
+
+ENGINE = $(if $(findstring engine=system,$(MESON_ARGS))$(findstring engine_dir=,$(MESON_ARGS)),true,tools/build-engine)
+
+.PHONY: all build setup demo test bench check install clean help
+
+all: setup
+	@$(MAKE) --no-print-directory build
+
+# The engine first and on its own: Meson would hide its progress.
+build:
+	@$(ENGINE) >/dev/null
+	@test -e $(BUILD)/build.ninja || \
+		meson setup $(BUILD) $(if $(PREFIX),--prefix=$(PREFIX)) $(MESON_ARGS)
+	@ninja -C $(BUILD)
+
+setup:
+	@tools/setup build
+
+demo:
+	@tools/setup build guests
+	@$(MAKE) --no-print-directory build
+	@ninja -C $(BUILD) guests
+	@tools/get-photo $(BUILD)/photo.jpg
+	@mkdir -p $(BUILD)/demo
+	$(BUILD)/roadrunner run $(BUILD)/guests/examples/photo/workflow.yaml \
+		-i $(BUILD)/photo.jpg -o $(BUILD)/demo/photo.jpg
+	@echo "The result lies in $(CURDIR)/$(BUILD)/demo/photo.jpg"
+
+test:
+	@tools/setup build guests test
+	@$(MAKE) --no-print-directory build
+	@tools/run-tests $(BUILD)
+
+bench:
+	@tools/setup build guests
+	@$(MAKE) --no-print-directory build
+	@ninja -C $(BUILD) guests
+	@bench/run --build $(BUILD) $(if $(ONLY),--only $(ONLY))
+
+check:
+	@.ci/run
+
+# Never builds as root what a user may have built: run `make PREFIX=...` first.
+install:
+	@test -e $(BUILD)/roadrunner || $(MAKE) --no-print-directory all
+	@$(if $(PREFIX),meson introspect --buildoptions $(BUILD) | \
+		grep -q '"name": "prefix", "value": "$(PREFIX)"' || \
+		meson setup --reconfigure $(BUILD) --prefix=$(PREFIX))
+	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
+
+clean:
+	rm -rf $(BUILD)
+
+help:
+	@echo "make                          build $(BUILD)/roadrunner (installs what is missing, when it may)"
+	@echo "make demo                     run the photo pipeline, and say where the result lies"
+	@echo "make test                     all tests; ends with the line N passed, N failed"
+	@echo "make bench [ONLY=name]        benchmarks; writes $(BUILD)/bench.json"
+	@echo "make check                    what CI runs: tests, sanitizers, fuzzing, linters"
+	@echo "make install [DESTDIR= PREFIX=]"
+	@echo "make clean                    remove $(BUILD); built engines stay in ~/.cache/roadrunner"
+	@echo "Options for Meson: MESON_ARGS='-Dengine=system' and others of meson_options.txt"
