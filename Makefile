@@ -18,6 +18,8 @@ build:
 	@$(ENGINE) >/dev/null
 	@test -e $(BUILD)/build.ninja || \
 		meson setup $(BUILD) $(if $(PREFIX),--prefix=$(PREFIX)) $(MESON_ARGS)
+	@$(if $(TESTS),meson introspect --tests $(BUILD) | grep -q '"name": "e2e"' || \
+		meson setup --reconfigure $(BUILD) -Dtests=enabled)
 	@ninja -C $(BUILD)
 
 setup:
@@ -35,7 +37,7 @@ demo:
 
 test:
 	@tools/setup build guests test
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build TESTS=1
 	@tools/run-tests $(BUILD)
 
 bench:
