@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Instances, and the messages that lie in their windows. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "worker/internal.h"
+
+struct held *rr_held_find(struct instance *i, uint32_t addr)
+{
+    for (size_t n = 0; n < i->n_held; n++)
+        if (i->held[n].addr == addr)
+            return &i->held[n];
+    return NULL;
+}
+
+struct held *rr_held_add(struct instance *i, struct message *m, uint32_t addr, uint64_t cap)
+{
+    if (i->n_held == i->room) {
+        size_t room = i->room ? 2 * i->room : 8;
+        struct held *held = reallocarray(i->held, room, sizeof(*held));
+
+        if (!held)
+            return NULL;
+        i->held = held;
+        i->room = room;
+    }
+    i->held[i->n_held] = (struct held){.m = m, .addr = addr, .cap = cap, .port = ""};
+    return &i->held[i->n_held++];
+}
+
+/* The order of inputs stays. */
+void rr_held_remove(struct instance *i, struct held *h)
+{
+    size_t at = (size_t)(h - i->held);
+
+    i->n_held--;
+    memmove(h, h + 1, (i->n_held - at) * sizeof(*h));
+}
+
+static bool window_free(const struct instance *i, uint64_t from, uint64_t slot_bytes)
+{
+    for (size_t n = 0; n < i->n_held; n++) {
+        const struct message *m = i->held[n].m;
+
+        if (from < m->window + m->slot_bytes && m->window < from + slot_bytes)
+            return false;
+    }
+    return true;
+}
+
+uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes, bool only)
+{
+    if (window_free(i, preferred, slot_bytes))
+        return preferred;
+    for (uint64_t at = RR_WINDOW_BASE; !only && at < RR_WINDOW_END; at += slot_bytes)
+        if (window_free(i, at, slot_bytes))
+            return at;
+    return 0;
+}
+
+static int no_window(struct instance *i, const struct message *m, const char *port,
+                     struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_LIMIT,
+                        "lower `max` to 64MiB on edges that allow it, or drop what was kept",
+                        "a message of %s for port '%s' of '%s' finds no free window at its address "
+                        "0x%llx",
+                        rr_bytes_text(m->len), port, i->w->fns[i->fn].spec->name,
+                        (unsigned long long)m->window);
+}
+
+/* Into a region of its own: what lies in pieces, or must lie elsewhere, cannot move as one. */
+static int gather(struct instance *i, struct message *m, struct rr_error *err)
+{
+    struct rr_region *region;
+    int r = rr_region_get(i->w->arena, RR_ANON, m->slot_bytes, m->len, 0, &region, err);
+
+    if (r)
+        return r;
+    memcpy(rr_region_data(region), rr_message_data(m), m->len);
+    m->copied_bytes += m->len;
+    m->path = RR_PATH_COPY;
+    if (m->patched)
+        rr_region_reset(m->region);
+    rr_region_put(m->region);
+    m->region = region;
+    m->patched = false;
+    m->offset = 0;
+    return 0;
+}
+
+static int map_region(struct instance *i, struct message *m, uint8_t *window, struct rr_error *err)
+{
+    struct rr_region *view;
+    int r;
+
+    if (m->patched) {
+        r = gather(i, m, err);
+        if (r)
+            return r;
+        return rr_region_move(m->region, window, m->len, err);
+    }
+    if (rr_region_backing(m->region) == RR_MEMFD && rr_region_shared(m->region)) {
+        r = rr_region_view(m->region, window, m->offset + m->len, &view, err);
+        if (r)
+            return r;
+        rr_region_put(m->region);
+        m->region = view;
+        m->path = RR_PATH_VIEW;
+        return 0;
+    }
+    if (m->path != RR_PATH_COPY)
+        m->path = RR_PATH_MOVE;
+    return rr_region_move(m->region, window, m->offset + m->len, err);
+}
+
+int rr_deliver(struct instance *i, struct message *m, const char *port, struct rr_error *err)
+{
+    uint64_t window = rr_window_find(i, m->window, m->slot_bytes, m->fixed);
+    uint8_t *base = rr_instance_memory(i->guest.inst);
+    struct held *h;
+    int r = 0;
+
+    if (!window)
+        return no_window(i, m, port, err);
+    h = rr_held_add(i, m, (uint32_t)window, m->len);
+    if (!h)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    if (m->small) {
+        memcpy(base + window, m->small->data, m->len);
+        m->copied_bytes += m->len;
+        m->path = RR_PATH_COPY;
+    } else {
+        r = map_region(i, m, base + window, err);
+    }
+    if (r) {
+        rr_held_remove(i, h);
+        return r;
+    }
+    m->window = window;
+    h->addr = (uint32_t)(window + m->offset);
+    h->port = port;
+    h->input = true;
+    return 0;
+}
+
+static void drop_held(struct instance *i, bool all)
+{
+    size_t kept = 0;
+
+    for (size_t n = 0; n < i->n_held; n++) {
+        if (!all && i->held[n].kept) {
+            i->held[n].input = false; /* message_input() lists what is new */
+            i->held[kept++] = i->held[n];
+        } else {
+            rr_message_free(i->held[n].m);
+        }
+    }
+    i->n_held = kept;
+}
+
+void rr_instance_destroy(struct instance *i)
+{
+    if (!i)
+        return;
+    drop_held(i, true);
+    rr_message_free(i->reply);
+    rr_message_free(i->out);
+    rr_instance_free(i->guest.inst);
+    free(i->held);
+    free(i);
+}
+
+void rr_instance_give(struct instance *i, bool healthy)
+{
+    struct fn *f = &i->w->fns[i->fn];
+
+    rr_instance_flush_lines(i);
+    if (!healthy || f->n_idle >= f->spec->instances || i->guest.tier == RR_TIER_STDIO) {
+        rr_instance_destroy(i);
+        return;
+    }
+    drop_held(i, false);
+    i->next = f->idle;
+    f->idle = i;
+    f->n_idle++;
+}
+
+static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
+                  struct rr_error *err)
+{
+    struct fn *f = &w->fns[fn];
+    struct instance *i = calloc(1, sizeof(*i));
+    struct rr_instance_options options = {
+        .memory_bytes = f->spec->memory_bytes,
+        .args = f->args,
+        .env = (const char *const *)f->spec->env,
+        .folders = f->folders,
+        .n_folders = f->spec->n_folders,
+        .output = rr_instance_output,
+        .user = i,
+    };
+    int r;
+
+    if (!i)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    i->guest = (struct rr_guest){.ops = &rr_worker_ops, .tier = f->tier};
+    i->w = w;
+    i->fn = fn;
+    i->caller = -1;
+    r = rr_instance_new(f->module, &options, &i->guest.inst, err);
+    if (r == 0)
+        r = rr_guest_start(&i->guest, deadline_ns, err);
+    if (r) {
+        rr_instance_flush_lines(i);
+        rr_instance_destroy(i);
+        return r;
+    }
+    *ret = i;
+    return 0;
+}
+
+int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
+                     bool *ret_fresh, struct rr_error *err)
+{
+    struct fn *f = &w->fns[fn];
+
+    *ret_fresh = !f->idle;
+    if (!f->idle)
+        return create(w, fn, deadline_ns, ret, err);
+    *ret = f->idle;
+    f->idle = (*ret)->next;
+    f->n_idle--;
+    return 0;
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared by the files of worker/ only:
+ *   load.c      modules, ports, tiers
+ *   message.c   a payload between its owners, metadata
+ *   instance.c  instances, and what they hold in their windows
+ *   guest.c     what guests ask for: alloc, send, call ...
+ *   run.c       the run queue
+ */
+#ifndef RR_WORKER_INTERNAL_H
+#define RR_WORKER_INTERNAL_H
+
+#include "worker/worker.h"
+
+struct small {
+    unsigned int refs;
+    uint64_t cap;
+    uint8_t data[];
+};
+
+/* One message for one receiver. Its payload is in exactly one of three places: small (a buffer of
+ * ours), region (parked, or in the window of its owner), or, while its sender fills it, in the
+ * sender's memory at its window (both NULL). */
+struct message {
+    struct message *next;
+    struct small *small;      /* owned reference */
+    struct rr_region *region; /* owned */
+    uint64_t offset;          /* of the payload in the region */
+    bool patched;             /* the region's home is in pieces: rr_region_reset() */
+    uint64_t len;
+    uint64_t window, slot_bytes;
+    bool fixed;               /* a guest has seen its address: it may hold pointers into itself */
+    uint8_t *meta;            /* owned: {u32 key_len, u32 value_len, key, value} ... */
+    size_t meta_len;
+    int edge;
+    enum rr_path path;
+    uint64_t sent_ns, send_cost_ns, copied_bytes;
+};
+
+/* A message in an instance's window, or a buffer for one. */
+struct held {
+    struct message *m;
+    uint32_t addr;
+    uint64_t cap;
+    const char *port; /* borrowed */
+    bool input, kept;
+};
+
+struct port {
+    const char *name;
+    int *edges;
+    size_t n_edges;
+    bool result, reply;
+    int callee; /* of a port for calls; else -1 */
+    uint64_t window, slot_bytes, max_bytes;
+    uint64_t seen_bytes; /* largest message yet */
+};
+
+struct inlet {
+    int edge;
+    struct message *first, *last;
+};
+
+struct fn {
+    const struct rr_function *spec;
+    struct rr_module *module;
+    enum rr_tier tier;
+    char why[160];
+    const char **args;
+    struct rr_preopen *folders;
+    struct inlet *inlets;
+    size_t n_inlets, n_filled;
+    struct port *ports;
+    size_t n_ports;
+    struct instance *idle;
+    unsigned int n_idle;
+    int next_ready;
+};
+
+#define LINE_BYTES 1024
+
+struct instance {
+    struct rr_guest guest; /* first: rr_instance_user() points here */
+    struct rr_worker *w;
+    int fn;
+    struct instance *next;
+    struct held *held;
+    size_t n_held, room;
+    uint64_t deadline_ns;
+    size_t n_sent;
+    int caller;             /* function that waits for the reply; -1 */
+    struct message *reply;
+    struct message *out;    /* stdio: what it has written so far */
+    uint64_t out_room;
+    char lines[2][LINE_BYTES];
+    size_t line_len[2];
+};
+
+struct rr_worker {
+    const struct rr_workflow *wf;
+    struct rr_observer observer;
+    struct rr_arena *arena;
+    struct rr_engine *engine;
+    struct fn *fns;
+    struct port input;
+    int ready_first, ready_last; /* functions with all inputs, linked by next_ready */
+    size_t n_queued;
+    struct message *result;
+    unsigned int depth;
+    bool named; /* the error at hand names its function already */
+};
+
+/* message.c */
+struct message *rr_message_new(void);
+void rr_message_free(struct message *m);
+/* Bytes where the host can read them, of a message that no guest holds. */
+uint8_t *rr_message_data(const struct message *m);
+struct small *rr_small_new(uint64_t cap);
+void rr_small_unref(struct small *s);
+/* A second message with the same payload, for another receiver; small or memfd only. */
+struct message *rr_message_share(const struct message *m);
+const uint8_t *rr_message_meta_get(const struct message *m, const char *key, size_t key_len,
+                                   size_t *ret_len);
+/* 0, -ENOMEM, or -E2BIG beyond RR_ABI_MAX_METADATA. */
+int rr_message_meta_set(struct message *m, const char *key, size_t key_len, const uint8_t *value,
+                        size_t value_len);
+
+/* load.c */
+struct port *rr_port_find(struct fn *f, const char *name);
+size_t rr_port_receivers(const struct port *port);
+
+/* instance.c */
+int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
+                     bool *ret_fresh, struct rr_error *err);
+/* Give up what it holds and did not keep; back to the idle ones, or the end of it. */
+void rr_instance_give(struct instance *i, bool healthy);
+void rr_instance_destroy(struct instance *i);
+struct held *rr_held_find(struct instance *i, uint32_t addr);
+struct held *rr_held_add(struct instance *i, struct message *m, uint32_t addr, uint64_t cap);
+void rr_held_remove(struct instance *i, struct held *h);
+/* A free window: @preferred if nothing held overlaps it; 0 when there is none. */
+uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes, bool only);
+/* Map or copy a message into the window of its receiver. @m: moved on success. */
+int rr_deliver(struct instance *i, struct message *m, const char *port, struct rr_error *err);
+
+/* guest.c */
+extern const struct rr_abi_ops rr_worker_ops;
+int rr_out_flush(struct instance *i, struct rr_error *err);
+bool rr_instance_output(void *user, int stream, const uint8_t *data, size_t len);
+void rr_instance_flush_lines(struct instance *i);
+
+/* run.c */
+int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err);
+/* Let @fn handle @inputs (one per inlet; moved). @ret_reply: for calls. */
+int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
+                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
+                    struct rr_error *err);
+__attribute__((format(printf, 5, 6))) int rr_name_error(struct rr_worker *w, struct rr_error *err,
+                                                        enum rr_code code, const char *hint,
+                                                        const char *fmt, ...);
+
+#endif

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "worker/internal.h"
+
+struct message *rr_message_new(void)
+{
+    return calloc(1, sizeof(struct message));
+}
+
+struct small *rr_small_new(uint64_t cap)
+{
+    struct small *s = malloc(sizeof(*s) + cap);
+
+    if (s) {
+        s->refs = 1;
+        s->cap = cap;
+    }
+    return s;
+}
+
+void rr_small_unref(struct small *s)
+{
+    if (s && --s->refs == 0)
+        free(s);
+}
+
+void rr_message_free(struct message *m)
+{
+    if (!m)
+        return;
+    rr_small_unref(m->small);
+    if (m->region && m->patched && rr_region_reset(m->region) < 0)
+        rr_log(0, "cannot mend a region"); /* it stays usable, but copies */
+    rr_region_put(m->region);
+    free(m->meta);
+    free(m);
+}
+
+uint8_t *rr_message_data(const struct message *m)
+{
+    return m->small ? m->small->data : rr_region_data(m->region) + m->offset;
+}
+
+struct message *rr_message_share(const struct message *m)
+{
+    struct message *s = malloc(sizeof(*s));
+
+    if (!s)
+        return NULL;
+    *s = *m;
+    s->next = NULL;
+    if (m->meta) {
+        s->meta = malloc(m->meta_len);
+        if (!s->meta) {
+            free(s);
+            return NULL;
+        }
+        memcpy(s->meta, m->meta, m->meta_len);
+    }
+    if (s->small)
+        s->small->refs++;
+    else
+        rr_region_ref(s->region);
+    return s;
+}
+
+struct entry {
+    uint32_t key_len, value_len;
+};
+
+/* Offset of @key's entry, or meta_len. */
+static size_t meta_find(const struct message *m, const char *key, size_t key_len, struct entry *ret)
+{
+    size_t at = 0;
+
+    while (at < m->meta_len) {
+        memcpy(ret, m->meta + at, sizeof(*ret));
+        if (ret->key_len == key_len && memcmp(m->meta + at + sizeof(*ret), key, key_len) == 0)
+            break;
+        at += sizeof(*ret) + ret->key_len + ret->value_len;
+    }
+    return at;
+}
+
+const uint8_t *rr_message_meta_get(const struct message *m, const char *key, size_t key_len,
+                                   size_t *ret_len)
+{
+    struct entry e;
+    size_t at = meta_find(m, key, key_len, &e);
+
+    if (at == m->meta_len)
+        return NULL;
+    *ret_len = e.value_len;
+    return m->meta + at + sizeof(e) + e.key_len;
+}
+
+int rr_message_meta_set(struct message *m, const char *key, size_t key_len, const uint8_t *value,
+                        size_t value_len)
+{
+    struct entry e = {0};
+    size_t at = meta_find(m, key, key_len, &e);
+    size_t old = at < m->meta_len ? sizeof(e) + e.key_len + e.value_len : 0;
+    size_t kept = m->meta_len - old, len;
+    uint8_t *meta;
+
+    if (key_len > RR_ABI_MAX_METADATA || value_len > RR_ABI_MAX_METADATA ||
+        kept + sizeof(e) + key_len + value_len > RR_ABI_MAX_METADATA)
+        return -E2BIG;
+    len = kept + sizeof(e) + key_len + value_len;
+    meta = malloc(len);
+    if (!meta)
+        return -ENOMEM;
+    if (at)
+        memcpy(meta, m->meta, at);
+    if (kept > at)
+        memcpy(meta + at, m->meta + at + old, kept - at);
+    e = (struct entry){(uint32_t)key_len, (uint32_t)value_len};
+    memcpy(meta + kept, &e, sizeof(e));
+    memcpy(meta + kept + sizeof(e), key, key_len);
+    if (value_len)
+        memcpy(meta + kept + sizeof(e) + key_len, value, value_len);
+    free(m->meta);
+    m->meta = meta;
+    m->meta_len = len;
+    return 0;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * worker: hosts the instances of one workflow and runs messages through it. A
+ * hand-off runs the receiver on the same thread as soon as the sender returned.
+ * May call base, region, engine, abi and workflow.
+ */
+#ifndef RR_WORKER_WORKER_H
+#define RR_WORKER_WORKER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "abi/abi.h"
+#include "base/error.h"
+#include "engine/engine.h"
+#include "region/region.h"
+#include "workflow/workflow.h"
+
+#define RR_SMALL_MAX (256u << 10) /* payloads up to here are copied: it costs less than a move */
+#define RR_MAX_QUEUED 65536       /* messages on their way at once */
+#define RR_MAX_CALL_DEPTH 12
+
+/* How a message changed hands. */
+enum rr_path {
+    RR_PATH_MOVE,  /* page tables moved */
+    RR_PATH_VIEW,  /* copy-on-write view of a shared region */
+    RR_PATH_SWAP,  /* whole pages moved into the receiver's own memory, the ends copied */
+    RR_PATH_COPY,  /* copied */
+    RR_PATH_STREAM /* read and written as stdin and stdout */
+};
+
+struct rr_hop {
+    int edge;              /* index into the workflow's edges */
+    enum rr_path path;
+    uint64_t payload_bytes;
+    uint64_t copied_bytes; /* at the sender and at the receiver */
+    uint64_t sent_ns;      /* the sender called send */
+    uint64_t received_ns;  /* the receiver's handler was about to run */
+    uint64_t handoff_ns;   /* work of the hand-off: without instantiation and without what else
+                              ran in between */
+};
+
+struct rr_span {
+    int function;
+    uint64_t begin_ns;  /* an instance is wanted */
+    uint64_t start_ns;  /* its handler starts */
+    uint64_t end_ns;    /* it has returned */
+    uint64_t heap_bytes;
+    bool fresh;         /* an instance was made for it */
+};
+
+/* Told what happens, on the worker's thread; members may be NULL. */
+struct rr_observer {
+    void *user;
+    void (*hop)(void *user, const struct rr_hop *hop);
+    void (*span)(void *user, const struct rr_span *span);
+    void (*log)(void *user, int function, int level, const char *text, size_t len);
+    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total); /* total 0: unknown */
+};
+
+struct rr_worker_options {
+    bool no_cache;
+    struct rr_arena_options arena;
+    struct rr_observer observer;
+};
+
+struct rr_result {
+    const uint8_t *data; /* borrowed until rr_worker_release() */
+    uint64_t len;
+};
+
+struct rr_worker;
+
+/**
+ * rr_worker_new() - load a workflow's modules
+ * @wf:  borrowed for the worker's life
+ * @err: a module that does not fit the workflow is reported with the file's line
+ */
+int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
+                  struct rr_worker **ret, struct rr_error *err);
+void rr_worker_free(struct rr_worker *w);
+
+/**
+ * rr_worker_run() - send one message through the workflow
+ * @fd:    borrowed; read to its end
+ * @ret:   out: the result
+ *
+ * One run at a time. Whatever happens, all regions are back in the pool
+ * afterwards, but for the result's and for what reused instances keep.
+ *
+ * Return: 0 or an enum rr_code; the worker can run the next message either way,
+ * unless it was cancelled.
+ */
+int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err);
+void rr_worker_release(struct rr_worker *w);
+/* Async-signal-safe: what runs now, and everything later, ends with RR_E_CANCELLED. */
+void rr_worker_cancel(struct rr_worker *w);
+bool rr_worker_cancelled(const struct rr_worker *w);
+/* Have regions of the sizes seen so far warmed in the background; wait with rr_arena_settle(). */
+void rr_worker_warm(struct rr_worker *w);
+struct rr_arena *rr_worker_arena(struct rr_worker *w);
+
+enum rr_tier rr_worker_tier(const struct rr_worker *w, int function);
+const char *rr_worker_why(const struct rr_worker *w, int function);
+enum rr_cached rr_worker_cached(const struct rr_worker *w, int function);
+/* The path that large messages of an edge take. */
+enum rr_path rr_worker_path(const struct rr_worker *w, int edge);
+const char *rr_path_name(enum rr_path path);
+
+#endif
