@@ -53,6 +53,7 @@ struct message *rr_message_share(const struct message *m)
         return NULL;
     *s = *m;
     s->next = NULL;
+    s->copied_bytes = 0; /* counted once */
     if (m->meta) {
         s->meta = malloc(m->meta_len);
         if (!s->meta) {

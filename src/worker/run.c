@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The run queue: a function runs when each of its inputs has a message. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "worker/internal.h"
+
+#define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
+
+int rr_name_error(struct rr_worker *w, struct rr_error *err, enum rr_code code, const char *hint,
+                  const char *fmt, ...)
+{
+    char text[sizeof(err->text)];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    w->named = true;
+    return rr_error_set(err, code, hint, "%s", text);
+}
+
+/* "function 'x': ...", once: the failure of a callee already names it. */
+static int name_function(struct rr_worker *w, int fn, struct rr_error *err)
+{
+    if (!w->named)
+        rr_name_error(w, err, err->code, err->hint, "function '%s': %s", w->fns[fn].spec->name,
+                      err->text);
+    return (int)err->code;
+}
+
+/* --- the queue ------------------------------------------------------------------------------- */
+
+static void make_ready(struct rr_worker *w, int fn)
+{
+    w->fns[fn].next_ready = -1;
+    if (w->ready_last >= 0)
+        w->fns[w->ready_last].next_ready = fn;
+    else
+        w->ready_first = fn;
+    w->ready_last = fn;
+}
+
+static struct inlet *inlet_of(struct fn *f, int edge)
+{
+    for (size_t n = 0; n < f->n_inlets; n++)
+        if (f->inlets[n].edge == edge)
+            return &f->inlets[n];
+    return &f->inlets[0]; /* of a callee, for its other callers */
+}
+
+int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err)
+{
+    int to = w->wf->edges[edge].to;
+    struct fn *f = &w->fns[to];
+    struct inlet *inlet = inlet_of(f, edge);
+
+    if (w->n_queued == RR_MAX_QUEUED) {
+        rr_message_free(m);
+        return rr_error_set(err, RR_E_LIMIT, "send fewer messages per run",
+                            "%d messages are on their way already", RR_MAX_QUEUED);
+    }
+    w->n_queued++;
+    m->edge = edge;
+    m->next = NULL;
+    if (inlet->last) {
+        inlet->last->next = m;
+    } else {
+        inlet->first = m;
+        if (++f->n_filled == f->n_inlets)
+            make_ready(w, to);
+    }
+    inlet->last = m;
+    return 0;
+}
+
+static void take_inputs(struct rr_worker *w, struct fn *f, struct message **ret)
+{
+    for (size_t n = 0; n < f->n_inlets; n++) {
+        struct inlet *inlet = &f->inlets[n];
+
+        ret[n] = inlet->first;
+        inlet->first = ret[n]->next;
+        ret[n]->next = NULL;
+        if (!inlet->first) {
+            inlet->last = NULL;
+            f->n_filled--;
+        }
+        w->n_queued--;
+    }
+}
+
+static void drain(struct rr_worker *w)
+{
+    for (size_t n = 0; n < w->wf->n_functions; n++) {
+        struct fn *f = &w->fns[n];
+
+        for (size_t k = 0; k < f->n_inlets; k++)
+            while (f->inlets[k].first) {
+                struct message *m = f->inlets[k].first;
+
+                f->inlets[k].first = m->next;
+                rr_message_free(m);
+            }
+        for (size_t k = 0; k < f->n_inlets; k++)
+            f->inlets[k].last = NULL;
+        f->n_filled = 0;
+    }
+    w->n_queued = 0;
+    w->ready_first = w->ready_last = -1;
+}
+
+/* --- one function ---------------------------------------------------------------------------- */
+
+static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
+                         uint64_t deliver_ns, uint64_t received_ns)
+{
+    for (size_t k = 0; k < n && w->observer.hop; k++) {
+        const struct message *m = inputs[k];
+        struct rr_hop hop = {m->edge, m->path, m->len, m->copied_bytes, m->sent_ns, received_ns,
+                             m->send_cost_ns + received_ns - deliver_ns};
+
+        w->observer.hop(w->observer.user, &hop);
+    }
+}
+
+/* Window tier: all inputs into windows. What is delivered belongs to the instance. */
+static int handle_windows(struct instance *i, struct message **inputs, size_t n, int *ret_status,
+                          struct rr_span *span, struct rr_error *err)
+{
+    struct rr_worker *w = i->w;
+    uint64_t deliver_ns = rr_now_ns();
+    int r = 0;
+
+    for (size_t k = 0; k < n && r == 0; k++) {
+        r = rr_deliver(i, inputs[k], w->wf->edges[inputs[k]->edge].to_port, err);
+        if (r)
+            for (size_t rest = k; rest < n; rest++)
+                rr_message_free(inputs[rest]);
+    }
+    if (r)
+        return r;
+    span->start_ns = rr_now_ns();
+    observe_hops(w, inputs, n, deliver_ns, span->start_ns);
+    return rr_guest_handle(&i->guest, NULL, i->deadline_ns, ret_status, err);
+}
+
+/* Buffer and stdio tier: one input, which the guest gets a copy or the pages of. */
+static int handle_input(struct instance *i, struct message *m, int *ret_status,
+                        struct rr_span *span, struct rr_error *err)
+{
+    uint64_t deliver_ns = rr_now_ns();
+    struct rr_abi_input in = {
+        .arena = i->w->arena,
+        .data = rr_message_data(m),
+        .len = m->len,
+        .movable = m->region && rr_region_backing(m->region) == RR_ANON,
+    };
+    int r = rr_guest_handle(&i->guest, &in, i->deadline_ns, ret_status, err);
+
+    span->start_ns = in.ready_ns ? in.ready_ns : rr_now_ns();
+    m->copied_bytes += in.copied_bytes;
+    if (i->guest.tier == RR_TIER_STDIO)
+        m->path = RR_PATH_STREAM;
+    else
+        m->path = in.copied_bytes < m->len ? RR_PATH_SWAP : RR_PATH_COPY;
+    m->patched = m->patched || (m->path == RR_PATH_SWAP && m->region);
+    if (r == 0)
+        observe_hops(i->w, &m, 1, deliver_ns, span->start_ns);
+    rr_message_free(m);
+    return r;
+}
+
+static bool must_send(const struct fn *f)
+{
+    for (size_t n = 0; n < f->n_ports; n++)
+        if (f->ports[n].callee < 0)
+            return true;
+    return false;
+}
+
+static int check_outcome(struct rr_worker *w, struct instance *i, int status, struct rr_error *err)
+{
+    struct fn *f = &w->fns[i->fn];
+
+    if (status && i->caller < 0)
+        return rr_error_set(err, RR_E_GUEST, "see its log; its own documentation says what that means",
+                            "it failed with status %d", status);
+    if (status == 0 && i->n_sent == 0 && must_send(f))
+        return rr_error_set(err, RR_E_GUEST, "send on each of its ports before it returns",
+                            "it returned without sending a message on port '%s'", f->ports[0].name);
+    return 0;
+}
+
+static int handle(struct rr_worker *w, struct instance *i, struct message **inputs, int *ret_status,
+                  struct rr_span *span, struct rr_error *err)
+{
+    struct fn *f = &w->fns[i->fn];
+    int r;
+
+    i->n_sent = 0;
+    *ret_status = 0;
+    if (f->tier == RR_TIER_WINDOW)
+        r = handle_windows(i, inputs, f->n_inlets, ret_status, span, err);
+    else
+        r = handle_input(i, inputs[0], ret_status, span, err);
+    span->end_ns = rr_now_ns();
+    if (r == 0) /* an output that was refused, and a guest that did not look */
+        r = rr_instance_fault(i->guest.inst, err);
+    if (r == 0 && f->tier == RR_TIER_STDIO && *ret_status == 0)
+        r = rr_out_flush(i, err);
+    return r ? r : check_outcome(w, i, *ret_status, err);
+}
+
+static uint64_t deadline_of(const struct fn *f, uint64_t now, uint64_t callers)
+{
+    uint64_t own = f->spec->deadline_ns ? now + f->spec->deadline_ns : 0;
+
+    return callers && (!own || callers < own) ? callers : own;
+}
+
+static int too_deep(struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_LIMIT, "let functions send to each other instead of calling",
+                        "calls are nested more than %d deep", RR_MAX_CALL_DEPTH);
+}
+
+int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
+                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
+                    struct rr_error *err)
+{
+    struct fn *f = &w->fns[fn];
+    struct rr_span span = {.function = fn, .begin_ns = rr_now_ns()};
+    struct instance *i = NULL;
+    int r;
+
+    deadline_ns = deadline_of(f, span.begin_ns, deadline_ns);
+    r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
+                                      : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
+    if (r) {
+        for (size_t n = 0; n < f->n_inlets; n++)
+            rr_message_free(inputs[n]);
+        return name_function(w, fn, err);
+    }
+    i->deadline_ns = deadline_ns;
+    i->caller = caller;
+    w->depth++;
+    r = handle(w, i, inputs, ret_status, &span, err);
+    w->depth--;
+    if (r == 0 && ret_reply)
+        *ret_reply = rr_take(i->reply);
+    span.heap_bytes = rr_instance_heap_bytes(i->guest.inst);
+    rr_message_free(rr_take(i->reply)); /* of a call that failed */
+    rr_instance_give(i, r == 0);
+    if (r)
+        return name_function(w, fn, err);
+    if (w->observer.span)
+        w->observer.span(w->observer.user, &span);
+    return 0;
+}
+
+/* --- input ----------------------------------------------------------------------------------- */
+
+static int input_too_long(struct rr_worker *w, uint64_t len, struct rr_error *err)
+{
+    const struct rr_edge *e = &w->wf->edges[w->input.edges[0]];
+
+    rr_error_set(err, RR_E_LIMIT, "raise `max` of this edge, up to 1GiB, or use a smaller input",
+                 "the input has %s%s, but the edge takes at most %s", len ? "" : "more than ",
+                 rr_bytes_text(len ? len : w->input.max_bytes), rr_bytes_text(w->input.max_bytes));
+    rr_error_at(err, w->wf->path, e->pos.line, e->pos.column);
+    return RR_E_LIMIT;
+}
+
+/* Read until @cap or the end. */
+static int read_some(struct rr_worker *w, int fd, uint8_t *to, uint64_t cap, uint64_t before,
+                     uint64_t total, uint64_t *ret_len, struct rr_error *err)
+{
+    uint64_t len = 0;
+
+    while (len < cap) {
+        ssize_t n = read(fd, to + len, rr_min(cap - len, READ_STEP));
+
+        if (rr_worker_cancelled(w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return rr_error_set(err, RR_E_NOINPUT, "check the file and the disk",
+                                "cannot read the input: %s", strerror(errno));
+        if (n == 0)
+            break;
+        len += (uint64_t)n;
+        if (w->observer.progress)
+            w->observer.progress(w->observer.user, "reading", before + len, total);
+    }
+    *ret_len = len;
+    return 0;
+}
+
+static int read_large(struct rr_worker *w, int fd, struct message *m, uint64_t total,
+                      struct rr_error *err)
+{
+    enum rr_backing backing = rr_port_receivers(&w->input) > 1 ? RR_MEMFD : RR_ANON;
+    uint64_t more = 0;
+    uint8_t extra;
+    int r = rr_region_get(w->arena, backing, w->input.slot_bytes, m->len, 0, &m->region, err);
+
+    if (r)
+        return r;
+    memcpy(rr_region_data(m->region), m->small->data, m->len);
+    rr_small_unref(rr_take(m->small));
+    r = read_some(w, fd, rr_region_data(m->region) + m->len, w->input.max_bytes - m->len, m->len,
+                  total, &more, err);
+    m->len += more;
+    rr_region_set_bytes(m->region, m->len);
+    if (r == 0 && m->len == w->input.max_bytes) {
+        r = read_some(w, fd, &extra, 1, m->len, total, &more, err);
+        if (r == 0 && more)
+            r = input_too_long(w, 0, err);
+    }
+    return r;
+}
+
+static int read_input(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
+{
+    struct stat st;
+    uint64_t total = 0;
+    int r;
+
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
+        return rr_error_set(err, RR_E_NOINPUT, "name a file", "the input is a folder");
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        total = (uint64_t)st.st_size;
+    if (total > w->input.max_bytes)
+        return input_too_long(w, total, err);
+    m->window = w->input.window;
+    m->slot_bytes = w->input.slot_bytes;
+    m->small = rr_small_new(RR_SMALL_MAX);
+    if (!m->small)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    r = read_some(w, fd, m->small->data, RR_SMALL_MAX, 0, total, &m->len, err);
+    if (r == 0 && m->len > w->input.max_bytes)
+        r = input_too_long(w, m->len, err);
+    if (r == 0 && m->len == RR_SMALL_MAX && w->input.max_bytes > RR_SMALL_MAX)
+        r = read_large(w, fd, m, total, err);
+    if (m->len > w->input.seen_bytes)
+        w->input.seen_bytes = m->len;
+    return r;
+}
+
+static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
+{
+    struct message *m = rr_message_new();
+    int r = m ? 0 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+
+    if (r == 0)
+        r = read_input(w, fd, m, err);
+    if (r == 0)
+        m->sent_ns = rr_now_ns();
+    for (size_t n = 0; n < w->input.n_edges && r == 0; n++) {
+        struct message *one = n + 1 < w->input.n_edges ? rr_message_share(m) : rr_take(m);
+
+        r = one ? rr_enqueue(w, one, w->input.edges[n], err)
+                : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
+    rr_message_free(m);
+    return r;
+}
+
+/* --- a run ----------------------------------------------------------------------------------- */
+
+static int run_ready(struct rr_worker *w, struct rr_error *err)
+{
+    while (w->ready_first >= 0) {
+        int fn = w->ready_first, status = 0, r;
+        struct fn *f = &w->fns[fn];
+        struct message **inputs;
+
+        if (rr_worker_cancelled(w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        inputs = calloc(f->n_inlets, sizeof(struct message *));
+        if (!inputs)
+            return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        w->ready_first = f->next_ready;
+        if (w->ready_first < 0)
+            w->ready_last = -1;
+        take_inputs(w, f, inputs);
+        if (f->n_filled == f->n_inlets)
+            make_ready(w, fn);
+        r = rr_function_run(w, fn, inputs, -1, 0, &status, NULL, err);
+        free(inputs);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+/* Everything has run: is anything left over? */
+static int check_complete(struct rr_worker *w, struct rr_error *err)
+{
+    for (size_t n = 0; n < w->wf->n_functions; n++) {
+        struct fn *f = &w->fns[n];
+
+        for (size_t k = 0; f->n_filled && k < f->n_inlets; k++) {
+            const struct rr_edge *e = &w->wf->edges[f->inlets[k].edge];
+
+            if (f->inlets[k].first)
+                continue;
+            return rr_error_set(err, RR_E_GUEST, "make it send on that port whenever it runs",
+                                "function '%s' did not send on port '%s', and '%s' waits for it on "
+                                "port '%s'",
+                                e->from < 0 ? "input" : w->wf->functions[e->from].name,
+                                e->from_port, f->spec->name, e->to_port);
+        }
+    }
+    if (w->result)
+        return 0;
+    return rr_error_set(err, RR_E_GUEST, "make it send on that port whenever it runs",
+                        "function '%s' sent no result on port '%s'",
+                        w->wf->functions[w->wf->result].name, w->wf->result_port);
+}
+
+int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
+{
+    struct rr_error spare;
+    int r;
+
+    err = err ? err : &spare;
+    rr_worker_release(w);
+    w->named = false;
+    w->depth = 0;
+    r = send_input(w, fd, err);
+    if (r == 0)
+        r = run_ready(w, err);
+    if (r == 0)
+        r = check_complete(w, err);
+    drain(w);
+    if (r) {
+        rr_worker_release(w);
+        return r;
+    }
+    *ret = (struct rr_result){rr_message_data(w->result), w->result->len};
+    return 0;
+}
+
+void rr_worker_release(struct rr_worker *w)
+{
+    rr_message_free(rr_take(w->result));
+}
