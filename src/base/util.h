@@ -15,7 +15,7 @@
 
 /* Move ownership out of @p: returns its value and leaves NULL. */
 #define rr_take(p)            \
-    ({                        \
+    __extension__({           \
         __typeof__(p) t_ = (p); \
         (p) = NULL;           \
         t_;                   \

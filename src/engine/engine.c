@@ -38,6 +38,7 @@ struct linear {
     struct rr_engine *engine;
     uint8_t *base;
     uint64_t size_bytes, open_bytes, initial_bytes, limit_bytes;
+    uint64_t below_bytes; /* size when the windows were opened */
     bool limit_hit;
 };
 
@@ -93,10 +94,10 @@ static _Thread_local uint64_t instantiating_limit;
 
 /* --- linear memory ---------------------------------------------------------------------- */
 
-static uint64_t heap_of(uint64_t size)
+/* What counts as heap at @size: all but the windows and the gap below them. */
+static uint64_t heap_of(const struct linear *l, uint64_t size)
 {
-    return size <= WINDOW_BEGIN ? size : size < WINDOW_END ? WINDOW_BEGIN
-                                                           : size - (WINDOW_END - WINDOW_BEGIN);
+    return size < WINDOW_END ? size : l->below_bytes + size - WINDOW_END;
 }
 
 static uint8_t *linear_get(void *env, size_t *size, size_t *max)
@@ -112,8 +113,9 @@ static wasmtime_error_t *linear_grow(void *env, size_t size)
 {
     struct linear *l = env;
 
-    /* opening the windows at once is granted whatever the limit: they are not heap */
-    if (size > l->size_bytes && size != WINDOW_END && heap_of(size) > l->limit_bytes) {
+    if (size == WINDOW_END && l->size_bytes < WINDOW_END)
+        l->below_bytes = l->size_bytes; /* opening the windows is granted: they are not heap */
+    if (size > l->size_bytes && heap_of(l, size) > l->limit_bytes) {
         l->limit_hit = true;
         return wasmtime_error_new("memory limit");
     }
@@ -123,8 +125,6 @@ static wasmtime_error_t *linear_grow(void *env, size_t size)
         if (mmap(l->base + l->open_bytes, size - l->open_bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
             return wasmtime_error_new("mmap");
-        if (size > 2 * RR_MIB)
-            madvise(l->base, size, MADV_HUGEPAGE);
         l->open_bytes = size;
     }
     l->size_bytes = size;
@@ -203,6 +203,7 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
     }
     l->initial_bytes = minimum;
     l->size_bytes = 0;
+    l->below_bytes = 0;
     l->limit_hit = false;
     l->limit_bytes = instantiating_limit;
     e = linear_grow(l, minimum);
@@ -245,6 +246,13 @@ int rr_instance_fail(struct rr_instance *inst, enum rr_code code, const char *hi
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     return rr_error_set(&inst->fault, code, hint, "%s", text);
+}
+
+int rr_instance_fault(const struct rr_instance *inst, struct rr_error *err)
+{
+    if (err)
+        *err = inst->fault;
+    return (int)inst->fault.code;
 }
 
 static int trap_code_error(struct rr_instance *inst, wasmtime_trap_code_t code, const char *text,
@@ -694,7 +702,7 @@ int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module 
                    struct rr_error *err)
 {
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
-    size_t len;
+    size_t len = 0;
     int r = read_file(path, &data, &len, err);
     struct rr_module *m;
     wasmtime_error_t *e;
@@ -1001,7 +1009,7 @@ uint64_t rr_instance_memory_bytes(struct rr_instance *inst)
 
 uint64_t rr_instance_heap_bytes(struct rr_instance *inst)
 {
-    return inst->memory ? heap_of(inst->memory->size_bytes) : 0;
+    return inst->memory ? heap_of(inst->memory, inst->memory->size_bytes) : 0;
 }
 
 uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len)

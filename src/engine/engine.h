@@ -114,6 +114,8 @@ int rr_instance_exit_status(const struct rr_instance *inst);
 __attribute__((format(printf, 4, 5))) int rr_instance_fail(struct rr_instance *inst,
                                                            enum rr_code code, const char *hint,
                                                            const char *fmt, ...);
+/* What rr_instance_fail() recorded last, into @err; returns its code. */
+int rr_instance_fault(const struct rr_instance *inst, struct rr_error *err);
 
 /* Linear memory: base never moves; size in bytes. */
 uint8_t *rr_instance_memory(struct rr_instance *inst);

@@ -550,6 +550,17 @@ bool rr_region_parked(const struct rr_region *region)
     return region->at == region->home;
 }
 
+bool rr_region_shared(const struct rr_region *region)
+{
+    return atomic_load(&region->refs) > 1;
+}
+
+int rr_region_reset(struct rr_region *region)
+{
+    region->warm_bytes = 0;
+    return map_anonymous(region->home, region->slot_bytes);
+}
+
 /* --- background: warming, collapse, pressure ------------------------------------------- */
 
 static void warm_region(struct rr_arena *arena, struct rr_region *region, uint64_t bytes)

@@ -112,6 +112,11 @@ uint8_t *rr_region_data(const struct rr_region *region); /* where the pages are 
 uint64_t rr_region_slot_bytes(const struct rr_region *region);
 enum rr_backing rr_region_backing(const struct rr_region *region);
 bool rr_region_parked(const struct rr_region *region);
+/* Do others hold a reference or a view? */
+bool rr_region_shared(const struct rr_region *region);
+/* Make a parked anonymous region one mapping again after rr_region_move_pages() patched it; what
+ * it held is gone. 0 or negative errno. */
+int rr_region_reset(struct rr_region *region);
 /* Raise the accounted size after the owner used more than it asked for. */
 void rr_region_set_bytes(struct rr_region *region, uint64_t bytes);
 
