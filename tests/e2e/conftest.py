@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the end-to-end tests share: they run the real command on real modules."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(os.environ.get("RR_ROOT", Path(__file__).resolve().parents[2]))
+BUILD = Path(os.environ.get("RR_BUILD", ROOT / "build"))
+BIN = os.environ.get("RR_BIN", str(BUILD / "roadrunner"))
+GUESTS = Path(os.environ.get("RR_GUESTS", BUILD / "guests"))
+KIB = 1 << 10
+MIB = 1 << 20
+
+# Sanitized builds are slower by this.
+SLOW = float(os.environ.get("RR_SLOW", "1"))
+
+
+class Result:
+    def __init__(self, process):
+        self.status = process.returncode
+        self.out = process.stdout
+        self.err = process.stderr.decode(errors="replace")
+
+    def __repr__(self):
+        return f"status {self.status}\nstdout: {self.out[:300]!r}\nstderr: {self.err}"
+
+    @property
+    def report(self):
+        """The JSON report that `run --json` leaves on stderr, after what functions logged."""
+        return json.loads(self.err[self.err.index("\n{\n") :] if "\n{\n" in self.err else self.err)
+
+
+class Runner:
+    def __init__(self, folder, cache):
+        self.folder = folder
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ROADRUNNER_CACHE_DIR": str(cache),
+        }
+        self.env.update(
+            {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS") or k == "TSAN_OPTIONS"}
+        )
+
+    def __call__(self, *args, stdin=b"", env=None, **kw):
+        kw.setdefault("timeout", 120 * SLOW)
+        return Result(
+            subprocess.run(
+                [BIN, *map(str, args)],
+                input=stdin,
+                capture_output=True,
+                env={**self.env, **(env or {})},
+                **kw,
+            )
+        )
+
+    def workflow(self, functions, edges, result, name="flow.yaml"):
+        """Writes a workflow file; a function is a module's name, or its fields."""
+        spec = {}
+        for key, value in functions.items():
+            fields = {"module": value} if isinstance(value, str) else dict(value)
+            if "/" not in fields["module"]:
+                fields["module"] = str(guest(fields["module"]))
+            spec[key] = fields
+        document = {
+            "version": 1,
+            "functions": spec,
+            "edges": [e if isinstance(e, dict) else edge(*e) for e in edges],
+            "result": result,
+        }
+        path = self.folder / name
+        path.write_text(json.dumps(document, indent=1))
+        return path
+
+    def flow(self, functions, edges, result, stdin=b"", *args, **kw):
+        return self("run", self.workflow(functions, edges, result), *args, stdin=stdin, **kw)
+
+    def chain(self, functions, stdin=b"", *args, max="64MiB", **kw):
+        """Runs functions one after the other."""
+        names = list(functions)
+        edges = [edge(a, b, max) for a, b in zip(["input", *names[:-1]], names, strict=True)]
+        return self.flow(functions, edges, names[-1], stdin, *args, **kw)
+
+
+def edge(a, b, max=None):
+    return {"from": a, "to": b, **({"max": max} if max else {})}
+
+
+def guest(name, kind="tests"):
+    return GUESTS / kind / f"{name}.wasm"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    folder.chmod(0o700)
+    return folder
+
+
+@pytest.fixture
+def rr(tmp_path, cache):
+    return Runner(tmp_path, cache)
