@@ -45,6 +45,7 @@ struct linear {
 struct rr_engine {
     wasm_engine_t *engine;
     wasmtime_linker_t *linker, *wasi; /* wasi: the functions that ours shadow */
+    wasmtime_module_t *reader;        /* compiled when first wanted */
     char *cache_dir;
     uint8_t platform[RR_DIGEST_BYTES];
     pthread_mutex_t lock;
@@ -77,8 +78,8 @@ struct rr_instance {
     int exit_status;
     const uint8_t *stdin_data;
     size_t stdin_len;
-    wasmtime_func_t fd_read;
-    bool has_fd_read;
+    wasmtime_func_t reader; /* see reader_wasm */
+    struct linear *reader_memory;
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
     void *user;
     struct stream {
@@ -91,6 +92,7 @@ struct rr_instance {
  * instantiates leaves a note here. */
 static _Thread_local struct rr_instance *instantiating;
 static _Thread_local uint64_t instantiating_limit;
+static _Thread_local struct linear *newest_memory;
 
 /* --- linear memory ---------------------------------------------------------------------- */
 
@@ -217,6 +219,7 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
     }
     if (instantiating)
         instantiating->memory = l;
+    newest_memory = l;
     *ret = (wasmtime_linear_memory_t){.env = l, .get_memory = linear_get,
                                       .grow_memory = linear_grow, .finalizer = linear_release};
     return NULL;
@@ -270,7 +273,29 @@ static int trap_code_error(struct rr_instance *inst, wasmtime_trap_code_t code, 
                         "trap: %s", text);
 }
 
-/* The last line that says something: "wasm trap: ..." of a backtrace with causes. */
+/*
+ * The engine's text is a backtrace with causes. Of it: the cause, and the function
+ * where it happened ("0: 0x63e - module!function"), which is what people look for.
+ */
+static void trap_text(const wasm_byte_vec_t *text, char *out, size_t size)
+{
+    static const char cause[] = "wasm trap: ", frame[] = " - ";
+    const char *end = text->data + text->size;
+    const char *what = memmem(text->data, text->size, cause, sizeof(cause) - 1);
+    const char *where = memmem(text->data, text->size, frame, sizeof(frame) - 1);
+    const char *what_end, *where_end;
+
+    what = what ? what + sizeof(cause) - 1 : text->data;
+    what_end = memchr(what, '\n', (size_t)(end - what));
+    snprintf(out, size, "%.*s", (int)rr_min((uint64_t)((what_end ? what_end : end) - what), 400), what);
+    if (!where || what == text->data)
+        return;
+    where += sizeof(frame) - 1;
+    where_end = memchr(where, '\n', (size_t)(end - where));
+    snprintf(out + strlen(out), size - strlen(out), ", in %.*s",
+             (int)rr_min((uint64_t)((where_end ? where_end : end) - where), 200), where);
+}
+
 static int take_trap(struct rr_instance *inst, wasmtime_error_t *e, wasm_trap_t *trap,
                      struct rr_error *err)
 {
@@ -295,10 +320,7 @@ static int take_trap(struct rr_instance *inst, wasmtime_error_t *e, wasm_trap_t 
             text.size--;
         char copy[700];
 
-        snprintf(copy, sizeof(copy), "%.*s", (int)rr_min(text.size, 690), text.data);
-        for (char *p = copy; *p; p++)
-            if (*p == '\n')
-                *p = ' ';
+        trap_text(&text, copy, sizeof(copy));
         if (!trap || !wasmtime_trap_code(trap, &code))
             code = (wasmtime_trap_code_t)255;
         r = trap_code_error(inst, code, copy, err);
@@ -462,39 +484,113 @@ static int stdin_read(struct rr_instance *inst, union rr_value *args)
     return 0;
 }
 
+/*
+ * WASI reads into the memory of the instance that calls it, and a call from the host has none. So
+ * reads of other files than stdin go through this module, whose memory is copied from:
+ *
+ *   (import "wasi_snapshot_preview1" "fd_read" (func (param i32 i32 i32 i32) (result i32)))
+ *   (memory (export "memory") 2 2)
+ *   (func (export "r") (param i32) (result i32)
+ *     local.get 0  i32.const 0  i32.const 1  i32.const 8  call 0)
+ */
+static const uint8_t reader_wasm[] = {
+    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0e, 0x02, 0x60, 0x04, 0x7f,
+    0x7f, 0x7f, 0x7f, 0x01, 0x7f, 0x60, 0x01, 0x7f, 0x01, 0x7f, 0x02, 0x22, 0x01, 0x16,
+    0x77, 0x61, 0x73, 0x69, 0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f,
+    0x70, 0x72, 0x65, 0x76, 0x69, 0x65, 0x77, 0x31, 0x07, 0x66, 0x64, 0x5f, 0x72, 0x65,
+    0x61, 0x64, 0x00, 0x00, 0x03, 0x02, 0x01, 0x01, 0x05, 0x04, 0x01, 0x01, 0x02, 0x02,
+    0x07, 0x0e, 0x02, 0x06, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x02, 0x00, 0x01, 0x72,
+    0x00, 0x01, 0x0a, 0x0e, 0x01, 0x0c, 0x00, 0x20, 0x00, 0x41, 0x00, 0x41, 0x01, 0x41,
+    0x08, 0x10, 0x00, 0x0b,
+};
+#define READER_BUFFER 16u /* after the one iovec at 0 and the count at 8 */
+#define READER_BYTES ((128u << 10) - READER_BUFFER)
+
+static int make_reader(struct rr_instance *inst)
+{
+    struct rr_engine *engine = inst->module->engine;
+    struct rr_instance *outer = instantiating;
+    wasmtime_instance_t instance;
+    wasmtime_extern_t item;
+    wasmtime_error_t *e = NULL;
+    wasm_trap_t *trap = NULL;
+
+    pthread_mutex_lock(&engine->lock);
+    if (!engine->reader)
+        e = wasmtime_module_new(engine->engine, reader_wasm, sizeof(reader_wasm), &engine->reader);
+    pthread_mutex_unlock(&engine->lock);
+    if (!e) {
+        instantiating = NULL;
+        instantiating_limit = RR_MIB;
+        e = wasmtime_linker_instantiate(engine->wasi, inst->ctx, engine->reader, &instance, &trap);
+        instantiating = outer;
+    }
+    if (e)
+        wasmtime_error_delete(e);
+    if (trap)
+        wasm_trap_delete(trap);
+    if (e || trap || !wasmtime_instance_export_get(inst->ctx, &instance, "r", 1, &item))
+        return -EIO;
+    inst->reader = item.of.func;
+    inst->reader_memory = newest_memory;
+    return 0;
+}
+
+/* One iovec's worth. Returns WASI's errno; @ret: bytes. */
+static int read_other(struct rr_instance *inst, int32_t fd, uint8_t *to, uint32_t len,
+                      uint32_t *ret, wasm_trap_t **trap)
+{
+    uint32_t iovec[2] = {READER_BUFFER, (uint32_t)rr_min(len, READER_BYTES)};
+    wasmtime_val_raw_t v = {.i32 = fd};
+    wasmtime_error_t *e;
+
+    if (!inst->reader_memory && make_reader(inst) < 0)
+        return 29; /* EIO */
+    memcpy(inst->reader_memory->base, iovec, sizeof(iovec));
+    e = wasmtime_func_call_unchecked(inst->ctx, &inst->reader, &v, 1, trap);
+    if (e)
+        wasmtime_error_delete(e);
+    if (e || *trap)
+        return 29;
+    if (v.i32)
+        return v.i32;
+    memcpy(ret, inst->reader_memory->base + 8, sizeof(*ret));
+    *ret = (uint32_t)rr_min(*ret, iovec[1]);
+    memcpy(to, inst->reader_memory->base + READER_BUFFER, *ret);
+    return 0;
+}
+
 static wasm_trap_t *shadow_fd_read(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *args,
                                    size_t n)
 {
-    wasmtime_context_t *ctx = wasmtime_caller_context(caller);
-    struct rr_instance *inst = wasmtime_context_get_data(ctx);
-    struct rr_engine *engine = env;
-    wasmtime_val_t in[4], out;
+    struct rr_instance *inst = wasmtime_context_get_data(wasmtime_caller_context(caller));
+    int32_t fd = args[0].i32;
+    uint32_t count = (uint32_t)args[2].i32, done = 0, io[2];
+    uint8_t *vec = rr_instance_slice(inst, (uint32_t)args[1].i32, 8ull * count);
+    uint8_t *ret = rr_instance_slice(inst, (uint32_t)args[3].i32, 4), *to;
     wasm_trap_t *trap = NULL;
-    wasmtime_error_t *e;
 
+    (void)env;
     (void)n;
-    if (args[0].i32 == 0 && inst->stdin_data)
-        return stdin_read(inst, (union rr_value *)(void *)args) ? wasmtime_trap_new("stdin", 5) : NULL;
-    if (!inst->has_fd_read) {
-        wasmtime_extern_t item;
-
-        if (!wasmtime_linker_get(engine->wasi, ctx, "wasi_snapshot_preview1", 22, "fd_read", 7,
-                                 &item))
-            return wasmtime_trap_new("no fd_read", 10);
-        inst->fd_read = item.of.func;
-        inst->has_fd_read = true;
-    }
-    for (size_t i = 0; i < 4; i++)
-        in[i] = (wasmtime_val_t){.kind = WASMTIME_I32, .of.i32 = args[i].i32};
-    /* from the caller, not from the store: WASI looks for the calling module's memory */
-    e = wasmtime_func_call(ctx, &inst->fd_read, in, 4, &out, 1, &trap);
-    if (e) {
-        wasmtime_error_delete(e);
-        args[0].i32 = 29; /* EIO */
+    if (fd == 0 && inst->stdin_data) {
+        stdin_read(inst, (union rr_value *)(void *)args);
         return NULL;
     }
-    if (!trap)
-        args[0].i32 = out.of.i32;
+    args[0].i32 = vec && ret ? 0 : 21; /* EFAULT */
+    for (uint32_t i = 0; args[0].i32 == 0 && i < count; i++) {
+        uint32_t got = 0;
+
+        memcpy(io, vec + 8ull * i, sizeof(io));
+        to = rr_instance_slice(inst, io[0], io[1]);
+        args[0].i32 = to ? read_other(inst, fd, to, io[1], &got, &trap) : 21;
+        done += got;
+        if (got < io[1])
+            break; /* a short read is what WASI promises */
+    }
+    if (done)
+        args[0].i32 = 0;
+    if (args[0].i32 == 0)
+        memcpy(ret, &done, sizeof(done));
     return trap;
 }
 
@@ -580,6 +676,8 @@ void rr_engine_free(struct rr_engine *engine)
         pthread_mutex_unlock(&engine->lock);
         pthread_join(engine->ticker, NULL);
     }
+    if (engine->reader)
+        wasmtime_module_delete(engine->reader);
     wasmtime_linker_delete(engine->linker);
     wasmtime_linker_delete(engine->wasi);
     wasm_engine_delete(engine->engine);

@@ -51,11 +51,14 @@ static bool window_free(const struct instance *i, uint64_t from, uint64_t slot_b
 
 uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes, bool only)
 {
-    if (window_free(i, preferred, slot_bytes))
-        return preferred;
-    for (uint64_t at = RR_WINDOW_BASE; !only && at < RR_WINDOW_END; at += slot_bytes)
+    uint64_t span = RR_WINDOW_END - RR_WINDOW_BASE;
+
+    for (uint64_t off = 0; off < (only ? 1 : span); off += slot_bytes) {
+        uint64_t at = RR_WINDOW_BASE + (preferred - RR_WINDOW_BASE + off) % span;
+
         if (window_free(i, at, slot_bytes))
             return at;
+    }
     return 0;
 }
 
