@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rules for the graph as a whole, the order of its functions, and the files it names. */
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -178,22 +177,23 @@ static bool orders(const struct rr_edge *e)
 
 /*
  * Every function left in @waits (> 0) has a predecessor that is left too, so
- * walking back must come to a function seen before: that is a cycle.
+ * walking back must come to a function seen before: that is a cycle. It is
+ * reported at that one of its edges which comes last in the file.
  */
 static int report_cycle(struct reader *r, const unsigned int *waits)
 {
     struct rr_workflow *wf = r->wf;
     const struct rr_edge **back = calloc(wf->n_functions, sizeof(struct rr_edge *));
+    int *cycle = calloc(wf->n_functions + 1, sizeof(*cycle));
     bool *seen = calloc(wf->n_functions, sizeof(*seen));
     const struct rr_edge *last = NULL;
-    char path[800];
-    size_t used, n = 1;
-    int at = 0, rc;
+    char path[800] = "";
+    size_t n = 0, used = 0;
+    int at = 0, start, rc = 0;
 
-    if (!back || !seen) {
-        free(back);
-        free(seen);
-        return rr_reader_no_memory(r);
+    if (!back || !cycle || !seen) {
+        rc = rr_reader_no_memory(r);
+        goto out;
     }
     for (size_t i = 0; i < wf->n_edges; i++) {
         const struct rr_edge *e = &wf->edges[i];
@@ -205,26 +205,114 @@ static int report_cycle(struct reader *r, const unsigned int *waits)
         at++;
     for (; !seen[at]; at = back[at]->from)
         seen[at] = true;
-    /* It is reported where it closes: at its last edge in the file. */
-    for (int f = at; !last || f != at; f = back[f]->from) {
-        if (!last || back[f] > last)
-            last = back[f];
-    }
-    /* back[] runs against the arrows: turn it around on the cycle. */
-    const struct rr_edge *next = last;
-
-    for (const struct rr_edge *e = back[last->from]; next != e; n++) {
-        const struct rr_edge *before = back[e->from];
-
-        if (e == last)
-            break;
-        back[e->from] = next; /* leaving e->from one goes to e->to, by e; keep e->to's own */
-        next = e;
-        e = before;
-    }
-    used = (size_t)snprintf(path, sizeof(path), "%s", name_of(r, last->to));
-    rc = rr_reader_fail(r, RR_E_INVALID, last->pos, "x", "%s %zu", path, used);
+    start = at;
+    do {
+        cycle[n++] = at;
+        last = !last || back[at] > last ? back[at] : last;
+        at = back[at]->from;
+    } while (at != start);
+    cycle[n++] = start;
+    while (n-- > 0 && used < sizeof(path) - 80) /* cycle[] runs against the arrows */
+        used += (size_t)snprintf(path + used, sizeof(path) - used, "%s%s", used ? " -> " : "",
+                                 name_of(r, cycle[n]));
+    rc = rr_reader_fail(r, RR_E_INVALID, last->pos,
+                        "remove one of its edges: a message may pass each function once",
+                        "the functions form a cycle: %s", path);
+out:
     free(back);
+    free(cycle);
     free(seen);
+    return rc;
+}
+
+/* Kahn's algorithm; the file's order decides between functions that are ready together. */
+static int sort_functions(struct reader *r)
+{
+    struct rr_workflow *wf = r->wf;
+    unsigned int *waits = calloc(wf->n_functions, sizeof(*waits));
+    size_t n = 0;
+    int rc = 0;
+
+    wf->order = calloc(wf->n_functions, sizeof(*wf->order));
+    if (!waits || !wf->order) {
+        free(waits);
+        return rr_reader_no_memory(r);
+    }
+    for (size_t i = 0; i < wf->n_edges; i++)
+        waits[wf->edges[i].to] += orders(&wf->edges[i]);
+    for (size_t i = 0; i < wf->n_functions; i++) {
+        if (!waits[i])
+            wf->order[n++] = (int)i;
+    }
+    for (size_t done = 0; done < n; done++) {
+        for (size_t i = 0; i < wf->n_edges; i++) {
+            const struct rr_edge *e = &wf->edges[i];
+
+            if (orders(e) && e->from == wf->order[done] && --waits[e->to] == 0)
+                wf->order[n++] = e->to;
+        }
+    }
+    if (n < wf->n_functions)
+        rc = report_cycle(r, waits);
+    free(waits);
+    return rc;
+}
+
+int rr_check_graph(struct reader *r)
+{
+    int rc = check_ports(r);
+
+    if (!rc)
+        rc = sort_functions(r);
+    if (!rc)
+        rc = check_callees(r);
+    return rc ? rc : check_inputs(r);
+}
+
+static int check_module(struct reader *r, const struct rr_function *f)
+{
+    struct stat st;
+
+    if (stat(f->module, &st) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos,
+                              "paths are relative to the workflow file's folder",
+                              "module %s of '%s' cannot be read: %s", f->module, f->name,
+                              strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos, "name a .wasm file",
+                              "module %s of '%s' is not a file", f->module, f->name);
+    if (access(f->module, R_OK) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos, "make it readable",
+                              "module %s of '%s' cannot be read: %s", f->module, f->name,
+                              strerror(errno));
+    return 0;
+}
+
+static int check_folder(struct reader *r, const struct rr_function *f, const struct rr_folder *folder)
+{
+    struct stat st;
+
+    if (stat(folder->host, &st) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, folder->host_pos,
+                              "make the folder; paths are relative to the workflow file's folder",
+                              "folder %s of '%s' cannot be opened: %s", folder->host, f->name,
+                              strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return rr_reader_fail(r, RR_E_NOINPUT, folder->host_pos, "name a folder",
+                              "%s of '%s' is not a folder", folder->host, f->name);
+    return 0;
+}
+
+int rr_check_files(struct reader *r)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < r->wf->n_functions && !rc; i++) {
+        const struct rr_function *f = &r->wf->functions[i];
+
+        rc = check_module(r, f);
+        for (size_t k = 0; k < f->n_folders && !rc; k++)
+            rc = check_folder(r, f, &f->folders[k]);
+    }
     return rc;
 }
