@@ -73,7 +73,7 @@ static uint64_t median(uint64_t *v, size_t n)
 static int one_round(struct rr_arena *arena, uint8_t *windows[2], uint64_t slot, uint64_t size,
                      uint64_t ns[3], struct rr_error *err)
 {
-    struct rr_region *region = NULL, *file = NULL, *view = NULL;
+    struct rr_region *region = NULL, *copy = NULL, *file = NULL, *view = NULL;
     uint64_t t0;
     int r = rr_region_get(arena, RR_ANON, slot, size, 0, &region, err);
 
@@ -88,18 +88,22 @@ static int one_round(struct rr_arena *arena, uint8_t *windows[2], uint64_t slot,
         ns[0] = rr_now_ns() - t0;
     }
     if (r == 0)
-        r = rr_region_get(arena, RR_MEMFD, slot, size, 0, &file, err);
+        r = rr_region_get(arena, RR_ANON, slot, size, 0, &copy, err);
     if (r == 0) {
-        memset(rr_region_data(file), 1, size);
+        memset(rr_region_data(copy), 1, size);
         t0 = rr_now_ns();
-        memcpy(rr_region_data(file), windows[1], size);
+        memcpy(rr_region_data(copy), windows[1], size);
         ns[1] = rr_now_ns() - t0;
+        r = rr_region_get(arena, RR_MEMFD, slot, size, 0, &file, err);
+    }
+    if (r == 0) {
         t0 = rr_now_ns();
         r = rr_region_view(file, windows[0], size, &view, err);
         ns[2] = rr_now_ns() - t0;
     }
     rr_region_put(view);
     rr_region_put(file);
+    rr_region_put(copy);
     rr_region_put(region);
     return r;
 }

@@ -54,7 +54,7 @@ uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t s
     uint64_t span = RR_WINDOW_END - RR_WINDOW_BASE;
 
     for (uint64_t off = 0; off < (only ? 1 : span); off += slot_bytes) {
-        uint64_t at = RR_WINDOW_BASE + (preferred - RR_WINDOW_BASE + off) % span;
+        uint64_t at = RR_WINDOW_BASE + (preferred - RR_WINDOW_BASE + span - off) % span;
 
         if (window_free(i, at, slot_bytes))
             return at;
