@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Rules for the graph as a whole, the order of its functions, and the files it names. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -175,61 +176,84 @@ static bool orders(const struct rr_edge *e)
     return !e->is_reply && e->from >= 0;
 }
 
+/* "a -> b -> c -> a", its middle left out when it is long; @back lists them from last to first. */
+static void cycle_text(const struct reader *r, const int *back, size_t n, char *text, size_t size)
+{
+    const size_t shown = 10; /* of up to 63 letters each */
+    size_t used = 0;
+
+    for (size_t i = n; i > 0; i--) {
+        if (n > shown && i == n - shown / 2) {
+            used += (size_t)snprintf(text + used, size - used, "... -> ");
+            i = shown / 2;
+        }
+        used += (size_t)snprintf(text + used, size - used, "%s -> ", name_of(r, back[i - 1]));
+    }
+    snprintf(text + used, size - used, "%s", name_of(r, back[n - 1]));
+}
+
+static int cycle_fail(struct reader *r, const struct rr_edge *last, const int *back, size_t n)
+{
+    char path[800];
+
+    cycle_text(r, back, n, path, sizeof(path));
+    if (last->is_call)
+        return rr_reader_fail(r, RR_E_INVALID, last->pos,
+                              "remove it from `calls`: a function waits for the one it calls",
+                              "functions call each other in a cycle: %s", path);
+    return rr_reader_fail(r, RR_E_INVALID, last->pos,
+                          "remove this edge: messages flow one way, from the input to the result",
+                          "edges form a cycle: %s", path);
+}
+
 /*
  * Every function left in @waits (> 0) has a predecessor that is left too, so
- * walking back must come to a function seen before: that is a cycle. It is
- * reported at that one of its edges which comes last in the file.
+ * walking back must come to a function seen before: that is a cycle.
  */
 static int report_cycle(struct reader *r, const unsigned int *waits)
 {
     struct rr_workflow *wf = r->wf;
-    const struct rr_edge **back = calloc(wf->n_functions, sizeof(struct rr_edge *));
-    int *cycle = calloc(wf->n_functions + 1, sizeof(*cycle));
-    bool *seen = calloc(wf->n_functions, sizeof(*seen));
+    const struct rr_edge **before = calloc(wf->n_functions, sizeof(struct rr_edge *));
     const struct rr_edge *last = NULL;
-    char path[800] = "";
-    size_t n = 0, used = 0;
-    int at = 0, start, rc = 0;
+    bool *seen = calloc(wf->n_functions, sizeof(*seen));
+    int *back = calloc(wf->n_functions, sizeof(*back));
+    size_t n = 0;
+    int f = 0, rc;
 
-    if (!back || !cycle || !seen) {
+    if (before && seen && back) {
+        for (size_t i = 0; i < wf->n_edges; i++) {
+            const struct rr_edge *e = &wf->edges[i];
+
+            if (orders(e) && waits[e->from] && waits[e->to])
+                before[e->to] = e;
+        }
+        while (!waits[f])
+            f++;
+        for (; !seen[f]; f = before[f]->from)
+            seen[f] = true;
+        /* It is reported where it closes: at its last edge in the file. */
+        for (int g = f; !last || g != f; g = before[g]->from) {
+            if (!last || before[g] > last)
+                last = before[g];
+        }
+        for (f = last->from; f != last->to; f = before[f]->from)
+            back[n++] = f;
+        back[n++] = last->to;
+        rc = cycle_fail(r, last, back, n);
+    } else {
         rc = rr_reader_no_memory(r);
-        goto out;
     }
-    for (size_t i = 0; i < wf->n_edges; i++) {
-        const struct rr_edge *e = &wf->edges[i];
-
-        if (orders(e) && waits[e->from] && waits[e->to])
-            back[e->to] = e;
-    }
-    while (!waits[at])
-        at++;
-    for (; !seen[at]; at = back[at]->from)
-        seen[at] = true;
-    start = at;
-    do {
-        cycle[n++] = at;
-        last = !last || back[at] > last ? back[at] : last;
-        at = back[at]->from;
-    } while (at != start);
-    cycle[n++] = start;
-    while (n-- > 0 && used < sizeof(path) - 80) /* cycle[] runs against the arrows */
-        used += (size_t)snprintf(path + used, sizeof(path) - used, "%s%s", used ? " -> " : "",
-                                 name_of(r, cycle[n]));
-    rc = rr_reader_fail(r, RR_E_INVALID, last->pos,
-                        "remove one of its edges: a message may pass each function once",
-                        "the functions form a cycle: %s", path);
-out:
-    free(back);
-    free(cycle);
+    free(before);
     free(seen);
+    free(back);
     return rc;
 }
 
-/* Kahn's algorithm; the file's order decides between functions that are ready together. */
-static int sort_functions(struct reader *r)
+/* Fills wf->order, first come first served, so that it follows the file where it may. */
+static int order_functions(struct reader *r)
 {
     struct rr_workflow *wf = r->wf;
-    unsigned int *waits = calloc(wf->n_functions, sizeof(*waits));
+    unsigned int *waits = calloc(wf->n_functions, sizeof(*waits)); /* for so many others */
     size_t n = 0;
     int rc = 0;
 
@@ -238,8 +262,10 @@ static int sort_functions(struct reader *r)
         free(waits);
         return rr_reader_no_memory(r);
     }
-    for (size_t i = 0; i < wf->n_edges; i++)
-        waits[wf->edges[i].to] += orders(&wf->edges[i]);
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        if (orders(&wf->edges[i]))
+            waits[wf->edges[i].to]++;
+    }
     for (size_t i = 0; i < wf->n_functions; i++) {
         if (!waits[i])
             wf->order[n++] = (int)i;
@@ -260,13 +286,13 @@ static int sort_functions(struct reader *r)
 
 int rr_check_graph(struct reader *r)
 {
-    int rc = check_ports(r);
+    int rc = check_inputs(r);
 
     if (!rc)
-        rc = sort_functions(r);
-    if (!rc)
         rc = check_callees(r);
-    return rc ? rc : check_inputs(r);
+    if (!rc)
+        rc = check_ports(r);
+    return rc ? rc : order_functions(r);
 }
 
 static int check_module(struct reader *r, const struct rr_function *f)
@@ -274,32 +300,42 @@ static int check_module(struct reader *r, const struct rr_function *f)
     struct stat st;
 
     if (stat(f->module, &st) < 0)
-        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos,
-                              "paths are relative to the workflow file's folder",
-                              "module %s of '%s' cannot be read: %s", f->module, f->name,
-                              strerror(errno));
+        return rr_reader_fail(
+            r, RR_E_NOINPUT, f->module_pos,
+            errno == ENOENT ? "build it, or correct the path, which is relative to this file"
+                            : "give a path that you may read",
+            "the module of '%s' cannot be read: %.400s: %s", f->name, f->module, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos, "name a .wasm file",
-                              "module %s of '%s' is not a file", f->module, f->name);
-    if (access(f->module, R_OK) < 0)
-        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos, "make it readable",
-                              "module %s of '%s' cannot be read: %s", f->module, f->name,
+                              "the module of '%s' is not a regular file: %.400s", f->name,
+                              f->module);
+    if (faccessat(AT_FDCWD, f->module, R_OK, AT_EACCESS) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, f->module_pos, "give a path that you may read",
+                              "the module of '%s' cannot be read: %.400s: %s", f->name, f->module,
                               strerror(errno));
     return 0;
 }
 
-static int check_folder(struct reader *r, const struct rr_function *f, const struct rr_folder *folder)
+static int check_folder(struct reader *r, const struct rr_function *f, const struct rr_folder *dir)
 {
+    int mode = R_OK | X_OK | (dir->writable ? W_OK : 0);
     struct stat st;
 
-    if (stat(folder->host, &st) < 0)
-        return rr_reader_fail(r, RR_E_NOINPUT, folder->host_pos,
-                              "make the folder; paths are relative to the workflow file's folder",
-                              "folder %s of '%s' cannot be opened: %s", folder->host, f->name,
-                              strerror(errno));
+    if (stat(dir->host, &st) < 0)
+        return rr_reader_fail(
+            r, RR_E_NOINPUT, dir->host_pos,
+            errno == ENOENT ? "create it, or correct the path, which is relative to this file"
+                            : "give a folder that you may read",
+            "a folder of '%s' cannot be opened: %.400s: %s", f->name, dir->host, strerror(errno));
     if (!S_ISDIR(st.st_mode))
-        return rr_reader_fail(r, RR_E_NOINPUT, folder->host_pos, "name a folder",
-                              "%s of '%s' is not a folder", folder->host, f->name);
+        return rr_reader_fail(r, RR_E_NOINPUT, dir->host_pos, "name the folder that holds it",
+                              "a folder of '%s' is not a directory: %.400s", f->name, dir->host);
+    if (faccessat(AT_FDCWD, dir->host, mode, AT_EACCESS) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, dir->host_pos,
+                              dir->writable ? "give a folder that you may read and write"
+                                            : "give a folder that you may read",
+                              "a folder of '%s' cannot be opened: %.400s: %s", f->name, dir->host,
+                              strerror(errno));
     return 0;
 }
 

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Window addresses, the way a compiler assigns registers. What is placed is an
- * output port (the workflow's input is one, too): all its edges share a window.
- * Two ports conflict when their messages can lie in one function at once, and
- * then their windows may not overlap.
+ * Window addresses for output ports, the way a compiler assigns registers.
+ *
+ * The windows are two halves of 1 GiB. A large port takes a half, a small one
+ * a sixteenth of a half. Two ports meet where a function may hold a message of
+ * each at once; their windows must not overlap then. If one of two that meet
+ * is large, they need different halves, so the halves are a two-colouring,
+ * found exactly. Within its half a small port takes the first slot that is free.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,294 +14,446 @@
 #include "base/util.h"
 #include "workflow/internal.h"
 
-#define SLOTS ((RR_WINDOW_END - RR_WINDOW_BASE) / RR_SLOT_SMALL) /* small ones: 32 */
-#define MAX_TRIES 16 /* then all undeclared ports become small: a file may not cost seconds */
-#define LARGE (RR_SLOT_LARGE / RR_SLOT_SMALL)                    /* small ones in a large: 16 */
+#define HALF_SLOTS ((unsigned int)(RR_SLOT_LARGE / RR_SLOT_SMALL))
+#define N_SLOTS ((unsigned int)((RR_WINDOW_END - RR_WINDOW_BASE) / RR_SLOT_SMALL))
+#define HALF_MASK ((1u << HALF_SLOTS) - 1)
 
-_Static_assert(SLOTS == 32, "a set of slots is a 32-bit mask");
+_Static_assert(RR_WINDOW_END - RR_WINDOW_BASE == 2 * RR_SLOT_LARGE && N_SLOTS == 32,
+               "two halves, and a slot per bit of port.slots");
 
-struct place {
+struct port {
     int from;
-    const char *port;
-    int edge;           /* the first of its edges; -1: the result alone */
-    uint64_t max_bytes; /* largest that is declared; 0: none */
-    bool large;
-    uint32_t slots;     /* assigned; 0: not yet */
+    const char *name;
+    bool is_call, declared, large;
+    uint64_t max_bytes; /* the largest that is declared */
+    size_t first, n;    /* its edges: layout.edges[first] and so on */
+    bool seen;          /* has a half */
+    unsigned int half;  /* 0 or 1 */
+    uint32_t slots;     /* a bit for each small slot it covers; 0 until it is placed */
 };
 
 struct layout {
     struct reader *r;
-    struct place *places;
-    size_t n_places;
-    int *of_edge;     /* place of each edge */
-    int result;       /* place of the result */
-    size_t *at;       /* places at each function, one list after the other */
-    size_t *first;    /* n_functions + 1 indices into at */
+    struct rr_workflow *wf;
+    int *rank;          /* of each function: its place in wf->order */
+    size_t *edges;      /* indices of edges, those of one port side by side */
+    struct port *ports; /* senders first */
+    size_t n_ports, result;
+    size_t *met; /* the ports at function f: met[begin[f]] up to met[begin[f + 1]] */
+    size_t *begin;
+    size_t *queue; /* ports whose halves depend on each other */
+    struct {
+        size_t p, q;  /* ports that meet at @function and came to the same half, or */
+        int function; /* -1: port @p found no slot */
+    } clash;
 };
 
-static bool must_be_large(const struct place *p)
+static int rank_of(const struct layout *l, int function)
 {
-    return p->max_bytes > RR_SLOT_SMALL;
+    return function == RR_NODE_INPUT ? -1 : l->rank[function];
 }
 
-/* --- places ---------------------------------------------------------------------------------- */
-
-static int compare_edges(const void *a, const void *b)
+static int compare_ports(const void *a, const void *b, void *layout)
 {
-    const struct rr_edge *ea = *(const struct rr_edge *const *)a;
-    const struct rr_edge *eb = *(const struct rr_edge *const *)b;
-    int order = (ea->from > eb->from) - (ea->from < eb->from);
+    const struct layout *l = layout;
+    size_t ia = *(const size_t *)a, ib = *(const size_t *)b;
+    const struct rr_edge *ea = &l->wf->edges[ia], *eb = &l->wf->edges[ib];
+    int order = rank_of(l, ea->from) - rank_of(l, eb->from);
 
     if (!order)
         order = strcmp(ea->from_port, eb->from_port);
-    return order ? order : (ea > eb) - (ea < eb);
+    return order ? order : (ia > ib) - (ia < ib);
 }
 
-static int find_places(struct layout *l)
+/* The @k-th of the n + 1 ends of a port: its receivers, then its sender. Negative: the input. */
+static int end_of(const struct layout *l, const struct port *p, size_t k)
 {
-    struct rr_workflow *wf = l->r->wf;
-    const struct rr_edge **sorted = calloc(wf->n_edges + 1, sizeof(struct rr_edge *));
+    return k < p->n ? l->wf->edges[l->edges[p->first + k]].to : p->from;
+}
 
-    l->places = calloc(wf->n_edges + 1, sizeof(*l->places));
-    l->of_edge = calloc(wf->n_edges + 1, sizeof(*l->of_edge));
-    if (!sorted || !l->places || !l->of_edge) {
-        free(sorted);
-        return rr_reader_no_memory(l->r);
-    }
+static void find_ports(struct layout *l)
+{
+    struct rr_workflow *wf = l->wf;
+
+    for (size_t i = 0; i < wf->n_functions; i++)
+        l->rank[wf->order[i]] = (int)i;
     for (size_t i = 0; i < wf->n_edges; i++)
-        sorted[i] = &wf->edges[i];
-    qsort(sorted, wf->n_edges, sizeof(struct rr_edge *), compare_edges);
-    l->result = -1;
+        l->edges[i] = i;
+    qsort_r(l->edges, wf->n_edges, sizeof(*l->edges), compare_ports, l);
+    l->result = wf->n_edges; /* none yet */
     for (size_t i = 0; i < wf->n_edges; i++) {
-        const struct rr_edge *e = sorted[i];
-        struct place *p = l->n_places ? &l->places[l->n_places - 1] : NULL;
+        const struct rr_edge *e = &wf->edges[l->edges[i]];
+        struct port *p = l->n_ports ? &l->ports[l->n_ports - 1] : NULL;
 
-        if (!p || p->from != e->from || strcmp(p->port, e->from_port) != 0) {
-            p = &l->places[l->n_places++];
-            *p = (struct place){.from = e->from, .port = e->from_port, .edge = (int)(e - wf->edges)};
+        if (!p || p->from != e->from || strcmp(p->name, e->from_port) != 0) {
+            p = &l->ports[l->n_ports++];
+            *p = (struct port){
+                .from = e->from, .name = e->from_port, .is_call = e->is_call, .first = i};
+            if (p->from == wf->result && strcmp(p->name, wf->result_port) == 0)
+                l->result = l->n_ports - 1;
         }
-        if (e->max_declared && e->max_bytes > p->max_bytes)
-            p->max_bytes = e->max_bytes;
-        l->of_edge[e - wf->edges] = (int)(p - l->places);
-        if (e->from == wf->result && strcmp(e->from_port, wf->result_port) == 0)
-            l->result = (int)(p - l->places);
+        p->n++;
+        if (e->max_declared) {
+            p->declared = true;
+            if (e->max_bytes > p->max_bytes)
+                p->max_bytes = e->max_bytes;
+        }
     }
-    free(sorted);
-    if (l->result < 0) {
-        l->result = (int)l->n_places;
-        l->places[l->n_places++] =
-            (struct place){.from = wf->result, .port = wf->result_port, .edge = -1};
+    if (l->result == wf->n_edges) {
+        l->result = l->n_ports++;
+        l->ports[l->result] = (struct port){.from = wf->result, .name = wf->result_port};
     }
+    for (size_t i = 0; i < l->n_ports; i++)
+        l->ports[i].large = !l->ports[i].declared || l->ports[i].max_bytes > RR_SLOT_SMALL;
+}
+
+static void find_meetings(struct layout *l)
+{
+    size_t n = l->wf->n_functions;
+
+    for (size_t i = 0; i < l->n_ports; i++) {
+        for (size_t k = 0; k <= l->ports[i].n; k++) {
+            int f = end_of(l, &l->ports[i], k);
+
+            if (f >= 0)
+                l->begin[f + 1]++;
+        }
+    }
+    for (size_t f = 0; f < n; f++)
+        l->begin[f + 1] += l->begin[f];
+    for (size_t i = l->n_ports; i-- > 0;) {
+        for (size_t k = 0; k <= l->ports[i].n; k++) {
+            int f = end_of(l, &l->ports[i], k);
+
+            if (f >= 0)
+                l->met[--l->begin[f + 1]] = i;
+        }
+    }
+    /* Counting down has left each begin at [f + 1]; the end of the last is the sum. */
+    for (size_t f = 0; f < n; f++)
+        l->begin[f] = l->begin[f + 1];
+    l->begin[n] = 0;
+    for (size_t i = 0; i < l->n_ports; i++)
+        l->begin[n] += l->ports[i].n + (l->ports[i].from >= 0);
+}
+
+static int layout_init(struct layout *l, struct reader *r)
+{
+    size_t n_functions = r->wf->n_functions, n_ports = r->wf->n_edges + 1;
+
+    *l = (struct layout){.r = r, .wf = r->wf};
+    l->rank = calloc(n_functions, sizeof(*l->rank));
+    l->edges = calloc(n_ports, sizeof(*l->edges));
+    l->ports = calloc(n_ports, sizeof(*l->ports));
+    l->met = calloc(2 * n_ports, sizeof(*l->met));
+    l->begin = calloc(n_functions + 1, sizeof(*l->begin));
+    l->queue = calloc(n_ports, sizeof(*l->queue));
+    if (!l->rank || !l->edges || !l->ports || !l->met || !l->begin || !l->queue)
+        return rr_reader_no_memory(r);
+    find_ports(l);
+    find_meetings(l);
     return 0;
 }
 
-/* Which places meet at which function: its ports', and those whose edges lead to it. */
-static int find_meetings(struct layout *l)
+static void layout_deinit(struct layout *l)
 {
-    struct rr_workflow *wf = l->r->wf;
-    size_t n = l->n_places + wf->n_edges;
-
-    l->first = calloc(wf->n_functions + 2, sizeof(*l->first));
-    l->at = calloc(n + 1, sizeof(*l->at));
-    if (!l->first || !l->at)
-        return rr_reader_no_memory(l->r);
-    for (size_t i = 0; i < l->n_places; i++) {
-        if (l->places[i].from >= 0)
-            l->first[l->places[i].from + 2]++;
-    }
-    for (size_t i = 0; i < wf->n_edges; i++)
-        l->first[wf->edges[i].to + 2]++;
-    for (size_t f = 1; f < wf->n_functions + 2; f++)
-        l->first[f] += l->first[f - 1];
-    /* first[f + 1] is where f's list goes on, and ends up as where it ends */
-    for (size_t i = 0; i < l->n_places; i++) {
-        if (l->places[i].from >= 0)
-            l->at[l->first[l->places[i].from + 1]++] = i;
-    }
-    for (size_t i = 0; i < wf->n_edges; i++)
-        l->at[l->first[wf->edges[i].to + 1]++] = (size_t)l->of_edge[i];
-    return 0;
+    free(l->rank);
+    free(l->edges);
+    free(l->ports);
+    free(l->met);
+    free(l->begin);
+    free(l->queue);
 }
 
-/* --- assignment ------------------------------------------------------------------------------ */
-
-/* Slots that places which meet @place at some function have already. */
-static uint32_t taken_by_others(const struct layout *l, size_t place)
+/* An instance answers one request at a time, so those of several callers may overlap. */
+static bool is_request(const struct port *p, int function)
 {
-    const struct rr_workflow *wf = l->r->wf;
+    return p->is_call && p->from != function;
+}
+
+static bool meet(const struct port *p, const struct port *q, int function)
+{
+    return p != q && !(is_request(p, function) && is_request(q, function));
+}
+
+/* Small slots that all messages at a function need together. */
+static size_t demand(const struct layout *l, int function)
+{
+    size_t sum = 0, request = 0;
+
+    for (size_t i = l->begin[function]; i < l->begin[function + 1]; i++) {
+        const struct port *p = &l->ports[l->met[i]];
+        size_t slots = p->large ? HALF_SLOTS : 1;
+
+        if (!is_request(p, function))
+            sum += slots;
+        else if (slots > request)
+            request = slots;
+    }
+    return sum + request;
+}
+
+static bool demote(struct port *p)
+{
+    bool can = p->large && !p->declared;
+
+    if (can)
+        p->large = false;
+    return can;
+}
+
+static bool demote_at(struct layout *l, int function)
+{
+    bool any = false;
+
+    for (size_t i = l->begin[function]; i < l->begin[function + 1]; i++)
+        any = demote(&l->ports[l->met[i]]) || any;
+    return any;
+}
+
+static bool demote_all(struct layout *l)
+{
+    bool any = false;
+
+    for (size_t i = 0; i < l->n_ports; i++)
+        any = demote(&l->ports[i]) || any;
+    return any;
+}
+
+/* Give halves to @seed and whatever depends on it. Returns how many are queued; 0: clash. */
+static size_t colour(struct layout *l, size_t seed)
+{
+    size_t n = 0;
+
+    l->ports[seed].seen = true;
+    l->ports[seed].half = 0;
+    l->queue[n++] = seed;
+    for (size_t done = 0; done < n; done++) {
+        const struct port *p = &l->ports[l->queue[done]];
+
+        for (size_t k = 0; k <= p->n; k++) {
+            int f = end_of(l, p, k);
+
+            for (size_t i = f < 0 ? 0 : l->begin[f]; f >= 0 && i < l->begin[f + 1]; i++) {
+                struct port *q = &l->ports[l->met[i]];
+
+                if (!meet(p, q, f) || !(p->large || q->large))
+                    continue;
+                if (!q->seen) {
+                    q->seen = true;
+                    q->half = !p->half;
+                    l->queue[n++] = l->met[i];
+                } else if (q->half == p->half) {
+                    l->clash.p = l->queue[done];
+                    l->clash.q = l->met[i];
+                    l->clash.function = f;
+                    return 0;
+                }
+            }
+        }
+    }
+    return n;
+}
+
+static uint32_t taken_around(const struct layout *l, const struct port *p)
+{
     uint32_t taken = 0;
 
-    for (size_t i = 0; i < wf->n_functions; i++) {
-        bool here = false;
+    for (size_t k = 0; k <= p->n; k++) {
+        int f = end_of(l, p, k);
 
-        for (size_t k = l->first[i]; k < l->first[i + 1]; k++)
-            here = here || l->at[k] == place;
-        for (size_t k = l->first[i]; here && k < l->first[i + 1]; k++)
-            if (l->at[k] != place)
-                taken |= l->places[l->at[k]].slots;
+        for (size_t i = f < 0 ? 0 : l->begin[f]; f >= 0 && i < l->begin[f + 1]; i++) {
+            const struct port *q = &l->ports[l->met[i]];
+
+            if (meet(p, q, f))
+                taken |= q->slots;
+        }
     }
     return taken;
 }
 
-/* Small ones from the end, so that the large ones at the start stay whole. */
-static bool assign_one(struct layout *l, size_t place)
+/* Slots for the first @n of the queue, their halves swapped if @flip. */
+static bool place(struct layout *l, size_t n, unsigned int flip)
 {
-    struct place *p = &l->places[place];
-    uint32_t taken = taken_by_others(l, place);
+    for (size_t i = 0; i < n; i++)
+        l->ports[l->queue[i]].slots = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct port *p = &l->ports[l->queue[i]];
+        uint32_t half = HALF_MASK << ((p->half ^ flip) * HALF_SLOTS);
+        uint32_t left = half & ~taken_around(l, p);
 
-    for (unsigned int i = 0; p->large && i < SLOTS; i += LARGE) {
-        uint32_t slots = 0xffffu << i;
-
-        if (!(taken & slots)) {
-            p->slots = slots;
-            return true;
+        p->slots = p->large ? half : left & -left;
+        if (!left) {
+            l->clash.p = l->queue[i];
+            l->clash.function = -1;
+            return false;
         }
     }
-    for (unsigned int i = SLOTS; !p->large && i > 0; i--) {
-        if (!(taken & 1u << (i - 1))) {
-            p->slots = 1u << (i - 1);
-            return true;
+    return true;
+}
+
+/* Ports that meet a large one have no choice, so they are placed before the free ones. */
+static bool place_all(struct layout *l)
+{
+    for (size_t i = 0; i < l->n_ports; i++) {
+        l->ports[i].seen = false;
+        l->ports[i].slots = 0;
+    }
+    for (int free_ones = 0; free_ones < 2; free_ones++) {
+        for (size_t i = 0; i < l->n_ports; i++) {
+            size_t n;
+
+            if (l->ports[i].seen || (!free_ones && !l->ports[i].large))
+                continue;
+            n = colour(l, i);
+            if (!n || (!place(l, n, 0) && !place(l, n, 1)))
+                return false;
         }
     }
-    return false;
+    return true;
 }
 
-/* Large ones first: they are hard to place. Returns the place that finds no room, or -1. */
-static int assign_all(struct layout *l)
+/* Where the file has @p at @function: the edge that leads there, or the first that leaves it. */
+static struct rr_pos pos_at(const struct layout *l, const struct port *p, int function)
 {
-    for (size_t i = 0; i < l->n_places; i++)
-        l->places[i].slots = 0;
-    for (int pass = 0; pass < 3; pass++)
-        for (size_t i = 0; i < l->n_places; i++) {
-            const struct place *p = &l->places[i];
+    for (size_t k = 0; k < p->n; k++) {
+        const struct rr_edge *e = &l->wf->edges[l->edges[p->first + k]];
 
-            if (pass == (must_be_large(p) ? 0 : p->large ? 1 : 2) && !assign_one(l, i))
-                return (int)i;
-        }
-    return -1;
-}
-
-static void place_name(const struct layout *l, const struct place *p, char out[160])
-{
-    if (p->from < 0)
-        snprintf(out, 160, "input");
-    else
-        snprintf(out, 160, "%s.%s", l->r->wf->functions[p->from].name, p->port);
-}
-
-static struct rr_pos place_pos(const struct layout *l, const struct place *p)
-{
-    return p->edge >= 0 ? l->r->wf->edges[p->edge].pos : l->r->wf->result_pos;
-}
-
-/* Name a function at which too much meets, and another large message there. */
-static int report_full(struct layout *l, int place)
-{
-    const struct rr_workflow *wf = l->r->wf;
-    const struct place *p = &l->places[place], *other = NULL;
-    char name[160], other_name[160] = "";
-    size_t function = 0;
-
-    for (size_t f = 0; f < wf->n_functions && !other; f++) {
-        bool here = false;
-
-        for (size_t k = l->first[f]; k < l->first[f + 1]; k++)
-            here = here || l->at[k] == (size_t)place;
-        for (size_t k = l->first[f]; here && k < l->first[f + 1]; k++)
-            if (l->at[k] != (size_t)place && l->places[l->at[k]].slots &&
-                (!other || l->places[l->at[k]].large)) {
-                other = &l->places[l->at[k]];
-                function = f;
-            }
+        if (e->to == function || p->from == function)
+            return e->pos;
     }
-    place_name(l, p, name);
-    if (other)
-        place_name(l, other, other_name);
-    if (must_be_large(p))
+    return p->n ? l->wf->edges[l->edges[p->first]].pos : l->wf->result_pos;
+}
+
+static struct rr_pos later(struct rr_pos a, struct rr_pos b)
+{
+    if (a.line != b.line)
+        return a.line > b.line ? a : b;
+    return a.column > b.column ? a : b;
+}
+
+/* "decode.raw (line 12, max 512 MiB)" */
+static const char *port_text(const struct layout *l, const struct port *p, int function,
+                             char text[256])
+{
+    const char *from = p->from < 0 ? "input" : l->wf->functions[p->from].name;
+
+    snprintf(text, 256, "'%s%s%s' (line %u, %s%s)", from, p->from < 0 ? "" : ".",
+             p->from < 0 ? "" : p->name, pos_at(l, p, function).line, p->declared ? "max " : "",
+             p->declared ? rr_bytes_text(p->max_bytes) : "no max");
+    return text;
+}
+
+static const char large_hint[] =
+    "lower `max` to 64MiB on edges that allow it: a function has 2 GiB for all the messages "
+    "it may hold, and above 64MiB a message takes 1 GiB of that";
+
+/* No way around it: the messages at @function need more than there is. */
+static int fail_crowded(struct layout *l, int function)
+{
+    const struct port *large[2] = {NULL, NULL};
+    const char *name = l->wf->functions[function].name;
+    struct rr_pos last = {0, 0};
+    char a[256], b[256];
+    size_t n_large = 0, n = 0, requests = 0;
+
+    for (size_t i = l->begin[function]; i < l->begin[function + 1]; i++) {
+        const struct port *p = &l->ports[l->met[i]];
+
+        last = later(last, pos_at(l, p, function));
+        n++;
+        requests += is_request(p, function);
+        if (p->large && n_large++ < 2)
+            large[n_large - 1] = p;
+    }
+    if (requests)
+        n -= requests - 1;
+    if (n_large >= 2)
         return rr_reader_fail(
-            l->r, RR_E_INVALID, place_pos(l, p),
-            "lower `max` to 64MiB where that is enough, or split the function: two messages above "
-            "64 MiB fit one function's address space, and no small one beside them",
-            "the messages of '%s' (%s) and '%s'%s%s%s cannot share the address space", name,
-            rr_bytes_text(p->max_bytes), other_name, other ? " meet at '" : "",
-            other ? wf->functions[function].name : "", other ? "' and" : "");
-    return rr_reader_fail(l->r, RR_E_INVALID, place_pos(l, p),
-                          "split the function: 32 messages of up to 64 MiB fit one function's "
-                          "address space",
-                          "too many messages meet: '%s' finds no room at '%s'", name,
-                          wf->functions[function].name);
+            l->r, RR_E_INVALID, later(pos_at(l, large[0], function), pos_at(l, large[1], function)),
+            large_hint,
+            "two large edges cannot share the address space of '%s', which may hold %zu messages "
+            "at once: %s and %s",
+            name, n, port_text(l, large[0], function, a), port_text(l, large[1], function, b));
+    if (n_large)
+        return rr_reader_fail(l->r, RR_E_INVALID, last, large_hint,
+                              "'%s' may hold %zu messages at once, but beside the large one of %s "
+                              "its address space has room for %u",
+                              name, n, port_text(l, large[0], function, a), HALF_SLOTS);
+    return rr_reader_fail(l->r, RR_E_INVALID, last,
+                          "join messages in stages, by functions in between",
+                          "'%s' may hold %zu messages at once (inputs, output ports, calls and "
+                          "replies), but its address space has room for %u",
+                          name, n, N_SLOTS);
 }
 
-/*
- * A port that declares no maximum gets a large slot where that leaves room for
- * the others. Where it does not, the undeclared ones that meet the port without
- * room become small, and with them it is tried again.
- */
+/* The messages at each function fit, but not all of those together. */
+static int fail_clash(struct layout *l)
+{
+    const struct port *p = &l->ports[l->clash.p], *q = &l->ports[l->clash.q];
+    int function = l->clash.function;
+    char a[256], b[256];
+
+    if (function < 0)
+        return rr_reader_fail(l->r, RR_E_INVALID, pos_at(l, p, p->from), large_hint,
+                              "the address space has no room left for the messages of %s, with "
+                              "all that its sender and receivers may hold beside them",
+                              port_text(l, p, p->from, a));
+    return rr_reader_fail(
+        l->r, RR_E_INVALID, later(pos_at(l, p, function), pos_at(l, q, function)), large_hint,
+        "%s cannot share the address space of '%s': %s and %s, because of large edges that they "
+        "meet elsewhere",
+        p->large && q->large ? "two large edges" : "a large and a small edge",
+        l->wf->functions[function].name, port_text(l, p, function, a),
+        port_text(l, q, function, b));
+}
+
 static int assign(struct layout *l)
 {
-    int full, tries = 0;
+    for (int f = 0; f < (int)l->wf->n_functions; f++) {
+        if (demand(l, f) > N_SLOTS)
+            demote_at(l, f);
+        if (demand(l, f) > N_SLOTS)
+            return fail_crowded(l, f);
+    }
+    /* Each round makes at least one port small, or gives up. */
+    while (!place_all(l)) {
+        int f = l->clash.function;
 
-    for (size_t i = 0; i < l->n_places; i++)
-        l->places[i].large = must_be_large(&l->places[i]) || l->places[i].max_bytes == 0;
-    while ((full = assign_all(l)) >= 0) {
-        struct rr_workflow *wf = l->r->wf;
-        bool shrunk = false;
-
-        for (size_t f = 0; f < wf->n_functions; f++) {
-            bool here = false;
-
-            for (size_t k = l->first[f]; k < l->first[f + 1]; k++)
-                here = here || l->at[k] == (size_t)full || tries > MAX_TRIES;
-            for (size_t k = l->first[f]; here && k < l->first[f + 1]; k++) {
-                struct place *p = &l->places[l->at[k]];
-
-                shrunk = shrunk || (p->large && !must_be_large(p));
-                p->large = must_be_large(p);
-            }
-        }
-        tries++;
-        if (!shrunk)
-            return report_full(l, full);
+        if (!(f >= 0 && demote_at(l, f)) && !demote_all(l))
+            return fail_clash(l);
     }
     return 0;
 }
 
-static uint64_t window_of(const struct place *p)
+static uint64_t window_of(const struct port *p)
 {
     return RR_WINDOW_BASE + (unsigned int)__builtin_ctz(p->slots) * RR_SLOT_SMALL;
 }
 
-static void store(struct layout *l)
-{
-    struct rr_workflow *wf = l->r->wf;
-    const struct place *result = &l->places[l->result];
-
-    for (size_t i = 0; i < wf->n_edges; i++) {
-        const struct place *p = &l->places[l->of_edge[i]];
-        struct rr_edge *e = &wf->edges[i];
-
-        e->slot_bytes = p->large ? RR_SLOT_LARGE : RR_SLOT_SMALL;
-        e->max_bytes = p->max_bytes ? p->max_bytes : e->slot_bytes;
-        e->window = window_of(p);
-    }
-    wf->result_slot_bytes = result->large ? RR_SLOT_LARGE : RR_SLOT_SMALL;
-    wf->result_window = window_of(result);
-}
-
 int rr_layout_assign(struct reader *r)
 {
-    struct layout l = {.r = r};
-    int rc = find_places(&l);
+    struct layout l;
+    int rc = layout_init(&l, r);
 
     if (!rc)
-        rc = find_meetings(&l);
-    if (!rc)
         rc = assign(&l);
-    if (!rc)
-        store(&l);
-    free(l.places);
-    free(l.of_edge);
-    free(l.at);
-    free(l.first);
+    for (size_t i = 0; i < l.n_ports && !rc; i++) {
+        const struct port *p = &l.ports[i];
+
+        for (size_t k = 0; k < p->n; k++) {
+            struct rr_edge *e = &r->wf->edges[l.edges[p->first + k]];
+
+            e->window = window_of(p);
+            e->slot_bytes = p->large ? RR_SLOT_LARGE : RR_SLOT_SMALL;
+            e->max_declared = p->declared;
+            e->max_bytes = p->declared ? p->max_bytes : e->slot_bytes;
+        }
+        if (i == l.result) {
+            r->wf->result_window = window_of(p);
+            r->wf->result_slot_bytes = p->large ? RR_SLOT_LARGE : RR_SLOT_SMALL;
+        }
+    }
+    layout_deinit(&l);
     return rc;
 }
