@@ -41,7 +41,7 @@ static uint64_t fill(const struct rr_abi_input *in, uint8_t *dst)
     body = (in->len - head) & ~(uint64_t)(PAGE - 1);
     memcpy(dst, in->data, head);
     memcpy(dst + head + body, in->data + head + body, in->len - head - body);
-    return in->len - body + rr_region_move_pages(in->arena, dst + head, in->data + head, body);
+    return in->len - body + rr_region_swap_pages(in->arena, dst + head, in->data + head, body);
 }
 
 /* Memory of the guest's for the input: @ret_ptr is what it gave, @ret_addr where to write. */

@@ -26,6 +26,7 @@
 #endif
 
 #define MAX_JOBS 64
+#define SCRATCH_BYTES (2 * RR_GIB)
 #define WARM_STEP (8 * RR_MIB) /* populated at once, so that the mmap lock is not held long */
 
 struct rr_region {
@@ -59,6 +60,8 @@ struct rr_arena {
     struct warm_job jobs[MAX_JOBS];
     unsigned int n_jobs;
     bool busy, stop, warmer_runs, pressure_runs;
+    pthread_mutex_t swap_lock;
+    uint8_t *scratch; /* SCRATCH_BYTES, reserved when first wanted */
     pthread_t warmer, pressure;
     int stop_pipe[2];
 };
@@ -182,6 +185,7 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret, 
             (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
     arena->stop_pipe[0] = arena->stop_pipe[1] = -1;
     pthread_mutex_init(&arena->lock, NULL);
+    pthread_mutex_init(&arena->swap_lock, NULL);
     pthread_cond_init(&arena->wake, NULL);
     pthread_cond_init(&arena->idle, NULL);
     if (options->watch_pressure && pipe2(arena->stop_pipe, O_CLOEXEC) == 0)
@@ -216,6 +220,9 @@ void rr_arena_free(struct rr_arena *arena)
                 arena->pool[b][c] = region->next;
                 destroy(region);
             }
+    if (arena->scratch)
+        munmap(arena->scratch, SCRATCH_BYTES);
+    pthread_mutex_destroy(&arena->swap_lock);
     pthread_cond_destroy(&arena->wake);
     pthread_cond_destroy(&arena->idle);
     pthread_mutex_destroy(&arena->lock);
@@ -492,6 +499,9 @@ int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct r
     if (r)
         return r;
     view->map_bytes = map_bytes;
+    /* The pages stay in the memfd; mapped here as well they would count twice as resident. */
+    if (rr_region_parked(region))
+        madvise(region->home, map_bytes, MADV_DONTNEED);
     to = dst ? dst : view->home;
     if (mmap(to, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              region->fd, 0) == MAP_FAILED) {
@@ -530,6 +540,50 @@ uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src
     return len;
 }
 
+static bool remap(uint8_t *from, uint8_t *to, uint64_t len)
+{
+    return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) !=
+           MAP_FAILED;
+}
+
+/* Returns false with nothing changed, but that @dst's pages may be gone. */
+static bool swap(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len)
+{
+    uint8_t *aside;
+
+    if (!arena->scratch)
+        arena->scratch = rr_reserve(SCRATCH_BYTES, RR_HUGE);
+    if (!arena->scratch || len > SCRATCH_BYTES - RR_HUGE)
+        return false;
+    aside = arena->scratch + ((uint64_t)(uintptr_t)dst & (RR_HUGE - 1));
+    if (!remap(dst, aside, len))
+        return false;
+    if (!remap(src, dst, len)) {
+        remap(aside, dst, len);
+        return false;
+    }
+    if (!remap(aside, src, len)) /* they are lost to the pool, not to anybody's data */
+        madvise(aside, len, MADV_DONTNEED);
+    return true;
+}
+
+uint64_t rr_region_swap_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len)
+{
+    bool done = false;
+
+    if (!len)
+        return 0;
+    if (!arena->stats.copying) {
+        pthread_mutex_lock(&arena->swap_lock);
+        done = swap(arena, dst, src, len);
+        pthread_mutex_unlock(&arena->swap_lock);
+    }
+    if (!done)
+        return rr_region_move_pages(arena, dst, src, len);
+    arena->stats.moves++;
+    return 0;
+}
+
 uint8_t *rr_region_data(const struct rr_region *region)
 {
     return region->at;
@@ -553,6 +607,18 @@ bool rr_region_parked(const struct rr_region *region)
 bool rr_region_shared(const struct rr_region *region)
 {
     return atomic_load(&region->refs) > 1;
+}
+
+void rr_region_idle(struct rr_region *region, bool idle)
+{
+    struct rr_arena *arena = region->arena;
+
+    pthread_mutex_lock(&arena->lock);
+    arena->stats.live_regions += idle ? -1ull : 1;
+    arena->stats.warm_regions += idle ? 1 : -1ull;
+    if (idle)
+        account_live(arena, region, 0);
+    pthread_mutex_unlock(&arena->lock);
 }
 
 int rr_region_reset(struct rr_region *region)

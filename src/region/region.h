@@ -108,6 +108,14 @@ int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct r
  */
 uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len);
 
+/**
+ * rr_region_swap_pages() - the same, and what was at @dst comes to @src
+ *
+ * Pages that are replaced need not be freed, nor faulted in again. Where either range is of
+ * several mappings it falls back to rr_region_move_pages(). Return: bytes copied.
+ */
+uint64_t rr_region_swap_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len);
+
 uint8_t *rr_region_data(const struct rr_region *region); /* where the pages are now */
 uint64_t rr_region_slot_bytes(const struct rr_region *region);
 enum rr_backing rr_region_backing(const struct rr_region *region);
@@ -117,6 +125,8 @@ bool rr_region_shared(const struct rr_region *region);
 /* Make a parked anonymous region one mapping again after rr_region_move_pages() patched it; what
  * it held is gone. 0 or negative errno. */
 int rr_region_reset(struct rr_region *region);
+/* Account a region that its holder keeps for later as warm, or as live again. */
+void rr_region_idle(struct rr_region *region, bool idle);
 /* Raise the accounted size after the owner used more than it asked for. */
 void rr_region_set_bytes(struct rr_region *region, uint64_t bytes);
 

@@ -113,7 +113,11 @@ static int op_alloc(struct rr_guest *g, const char *name, uint64_t len, uint32_t
     if (!m)
         return no_memory(i);
     m->slot_bytes = port->slot_bytes;
-    m->window = rr_window_find(i, port->window, port->slot_bytes, false);
+    m->window = rr_window_find(i, port->window, m->slot_bytes);
+    if (!m->window && len <= RR_SLOT_SMALL) { /* forwarded messages may lie in both halves */
+        m->slot_bytes = RR_SLOT_SMALL;
+        m->window = rr_window_find(i, port->window, m->slot_bytes);
+    }
     if (!m->window) {
         rr_message_free(m);
         return rr_instance_fail(g->inst, RR_E_LIMIT,
@@ -124,7 +128,7 @@ static int op_alloc(struct rr_guest *g, const char *name, uint64_t len, uint32_t
     /* Small ones need no region: the window is the guest's own memory. */
     if (len > RR_SMALL_MAX) {
         r = rr_region_get(i->w->arena, rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON,
-                          port->slot_bytes, len, 0, &m->region, &err);
+                          m->slot_bytes, len, 0, &m->region, &err);
         if (r == 0)
             r = rr_region_move(m->region, rr_instance_memory(g->inst) + m->window, len, &err);
     }
@@ -203,6 +207,7 @@ static int detach(struct instance *i, struct held *h, uint64_t len, bool several
         rr_region_set_bytes(m->region, rr_region_backing(m->region) == RR_VIEW ? 0 : len);
     }
     m->len = len;
+    m->fixed = true; /* also what came from outside: it may have been given pointers here */
     rr_held_remove(i, h);
     return 0;
 }
@@ -405,21 +410,41 @@ static void op_log(struct rr_guest *g, int level, const char *text, size_t len)
 
 /* --- buffer tier ----------------------------------------------------------------------------- */
 
+/* The region of the port's last message, if this one has its shape; else one from the pool. */
+static int take_spare(struct instance *i, struct port *port, struct message *m, uint64_t offset,
+                      uint64_t len, struct rr_error *err)
+{
+    struct rr_region *spare = rr_take(port->spare);
+
+    m->spare_of = port;
+    if (spare)
+        rr_region_idle(spare, false);
+    if (spare && port->spare_offset == offset && port->spare_len == len) {
+        rr_region_set_bytes(spare, len);
+        m->region = spare;
+        return 0;
+    }
+    if (spare)
+        rr_region_reset(spare);
+    rr_region_put(spare);
+    return rr_region_get(i->w->arena, RR_ANON, m->slot_bytes, offset + len, 0, &m->region, err);
+}
+
 /* Fill a parked region from the guest's memory: whole pages move, the ends are copied. */
-static int gather_pages(struct instance *i, struct message *m, uint8_t *data, uint64_t len,
-                        struct rr_error *err)
+static int gather_pages(struct instance *i, struct port *port, struct message *m, uint8_t *data,
+                        uint64_t len, struct rr_error *err)
 {
     uint64_t offset = (uint64_t)(uintptr_t)data & (RR_HUGE - 1);
     uint64_t head = rr_align_up(offset, PAGE) - offset, body = (len - head) & ~(uint64_t)(PAGE - 1);
     uint8_t *to;
-    int r = rr_region_get(i->w->arena, RR_ANON, m->slot_bytes, offset + len, 0, &m->region, err);
+    int r = take_spare(i, port, m, offset, len, err);
 
     if (r)
         return r;
     to = rr_region_data(m->region) + offset;
     memcpy(to, data, head);
     memcpy(to + head + body, data + head + body, len - head - body);
-    m->copied_bytes = len - body + rr_region_move_pages(i->w->arena, to + head, data + head, body);
+    m->copied_bytes = len - body + rr_region_swap_pages(i->w->arena, to + head, data + head, body);
     m->offset = offset;
     m->patched = true;
     m->path = RR_PATH_SWAP;
@@ -468,7 +493,7 @@ static int op_emit(struct rr_guest *g, uint8_t *data, uint64_t len)
     m->slot_bytes = port->slot_bytes;
     several = rr_port_receivers(port) > 1;
     if (!several && len > RR_SMALL_MAX && len + RR_HUGE <= port->slot_bytes)
-        r = gather_pages(i, m, data, len, &err);
+        r = gather_pages(i, port, m, data, len, &err);
     else
         r = copy_out(i, m, data, len, several, &err);
     if (r) {

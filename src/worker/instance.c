@@ -49,28 +49,41 @@ static bool window_free(const struct instance *i, uint64_t from, uint64_t slot_b
     return true;
 }
 
-uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes, bool only)
+uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes)
 {
-    uint64_t span = RR_WINDOW_END - RR_WINDOW_BASE;
+    uint64_t half = RR_WINDOW_BASE + (preferred - RR_WINDOW_BASE) / RR_SLOT_LARGE * RR_SLOT_LARGE;
+    uint64_t other = half == RR_WINDOW_BASE ? half + RR_SLOT_LARGE : RR_WINDOW_BASE;
 
-    for (uint64_t off = 0; off < (only ? 1 : span); off += slot_bytes) {
-        uint64_t at = RR_WINDOW_BASE + (preferred - RR_WINDOW_BASE + span - off) % span;
-
+    if (window_free(i, preferred, slot_bytes))
+        return preferred;
+    /* in the same half first: the other may be wanted as a whole */
+    for (uint64_t at = half; at < half + RR_SLOT_LARGE; at += slot_bytes)
         if (window_free(i, at, slot_bytes))
             return at;
-    }
+    for (uint64_t at = other; at < other + RR_SLOT_LARGE; at += slot_bytes)
+        if (window_free(i, at, slot_bytes))
+            return at;
     return 0;
 }
 
-static int no_window(struct instance *i, const struct message *m, const char *port,
-                     struct rr_error *err)
+static int no_window(const struct message *m, const char *port, struct rr_error *err)
 {
     return rr_error_set(err, RR_E_LIMIT,
                         "lower `max` to 64MiB on edges that allow it, or drop what was kept",
-                        "a message of %s for port '%s' of '%s' finds no free window at its address "
-                        "0x%llx",
-                        rr_bytes_text(m->len), port, i->w->fns[i->fn].spec->name,
-                        (unsigned long long)m->window);
+                        "a message of %s for its port '%s' finds no free window",
+                        rr_bytes_text(m->len), port);
+}
+
+/* Two messages of one address meet when a fan-out's receivers forward theirs to one function. */
+static void warn_moved(struct instance *i, const struct message *m, const char *port)
+{
+    struct fn *f = &i->w->fns[i->fn];
+
+    if (m->fixed && !f->warned)
+        rr_log(1, "function '%s' gets a message on port '%s' at another address than it had, which "
+                  "another input has: pointers in it are not valid",
+               f->spec->name, port);
+    f->warned = f->warned || m->fixed;
 }
 
 /* Into a region of its own: what lies in pieces, or must lie elsewhere, cannot move as one. */
@@ -120,13 +133,13 @@ static int map_region(struct instance *i, struct message *m, uint8_t *window, st
 
 int rr_deliver(struct instance *i, struct message *m, const char *port, struct rr_error *err)
 {
-    uint64_t window = rr_window_find(i, m->window, m->slot_bytes, m->fixed);
+    uint64_t window = rr_window_find(i, m->window, m->slot_bytes);
     uint8_t *base = rr_instance_memory(i->guest.inst);
     struct held *h;
     int r = 0;
 
     if (!window)
-        return no_window(i, m, port, err);
+        return no_window(m, port, err);
     h = rr_held_add(i, m, (uint32_t)window, m->len);
     if (!h)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
@@ -141,6 +154,8 @@ int rr_deliver(struct instance *i, struct message *m, const char *port, struct r
         rr_held_remove(i, h);
         return r;
     }
+    if (window != m->window)
+        warn_moved(i, m, port);
     m->window = window;
     h->addr = (uint32_t)(window + m->offset);
     h->port = port;

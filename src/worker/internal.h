@@ -27,6 +27,7 @@ struct message {
     struct rr_region *region; /* owned */
     uint64_t offset;          /* of the payload in the region */
     bool patched;             /* the region's home is in pieces: rr_region_reset() */
+    struct port *spare_of;    /* of a patched one: the port that may use its region again */
     uint64_t len;
     uint64_t window, slot_bytes;
     bool fixed;               /* a guest has seen its address: it may hold pointers into itself */
@@ -54,6 +55,9 @@ struct port {
     int callee; /* of a port for calls; else -1 */
     uint64_t window, slot_bytes, max_bytes;
     uint64_t seen_bytes; /* largest message yet */
+    /* Buffer tier: a region whose pieces fit a message of this offset and length, pages and all. */
+    struct rr_region *spare;
+    uint64_t spare_offset, spare_len;
 };
 
 struct inlet {
@@ -75,6 +79,7 @@ struct fn {
     struct instance *idle;
     unsigned int n_idle;
     int next_ready;
+    bool warned; /* of a message at another address */
 };
 
 #define LINE_BYTES 1024
@@ -139,7 +144,7 @@ struct held *rr_held_find(struct instance *i, uint32_t addr);
 struct held *rr_held_add(struct instance *i, struct message *m, uint32_t addr, uint64_t cap);
 void rr_held_remove(struct instance *i, struct held *h);
 /* A free window: @preferred if nothing held overlaps it; 0 when there is none. */
-uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes, bool only);
+uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t slot_bytes);
 /* Map or copy a message into the window of its receiver. @m: moved on success. */
 int rr_deliver(struct instance *i, struct message *m, const char *port, struct rr_error *err);
 

@@ -233,8 +233,14 @@ static void free_fn(struct rr_worker *w, size_t n)
         shared = shared || w->fns[k].module == f->module;
     if (!shared)
         rr_module_free(f->module);
-    for (size_t k = 0; k < f->n_ports; k++)
+    for (size_t k = 0; k < f->n_ports; k++) {
+        if (f->ports[k].spare) {
+            rr_region_idle(f->ports[k].spare, false);
+            rr_region_reset(f->ports[k].spare);
+            rr_region_put(f->ports[k].spare);
+        }
         free(f->ports[k].edges);
+    }
     free(f->ports);
     free(f->inlets);
     free(f->args);

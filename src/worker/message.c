@@ -33,9 +33,16 @@ void rr_message_free(struct message *m)
     if (!m)
         return;
     rr_small_unref(m->small);
-    if (m->region && m->patched && rr_region_reset(m->region) < 0)
-        rr_log(0, "cannot mend a region"); /* it stays usable, but copies */
-    rr_region_put(m->region);
+    if (m->patched && m->spare_of && !m->spare_of->spare) {
+        m->spare_of->spare = m->region;
+        m->spare_of->spare_offset = m->offset;
+        m->spare_of->spare_len = m->len;
+        rr_region_idle(m->region, true);
+    } else {
+        if (m->patched && rr_region_reset(m->region) < 0)
+            rr_log(0, "cannot mend a region"); /* it stays usable, but copies */
+        rr_region_put(m->region);
+    }
     free(m->meta);
     free(m);
 }
