@@ -27,6 +27,9 @@
 #define MAX_MODULE (256 * RR_MIB)
 #define MAX_EXPORTS 8
 #define NEVER UINT64_MAX
+#define PAGE 4096u
+#define RESIDENT_BYTES (512u << 10) /* of the start of a pooled memory ... */
+#define RESIDENT_MAX 32             /* ... stay populated at most this many pages */
 #define START_LIMIT_NS 10000000000u /* a start function may not loop for ever */
 
 _Static_assert(sizeof(union rr_value) == sizeof(wasmtime_val_raw_t), "arrays pass through");
@@ -139,6 +142,28 @@ static void linear_destroy(struct linear *l)
     free(l);
 }
 
+/*
+ * A small guest dirties a few pages. Zeroing those costs less than to free them and fault
+ * them in again for the next instance (2 us each). Returns how far the memory is zero now.
+ */
+static uint64_t clear_first_pages(struct linear *l)
+{
+    uint64_t len = rr_min(RESIDENT_BYTES, l->initial_bytes);
+    unsigned char resident[RESIDENT_BYTES / PAGE];
+    size_t n = 0;
+
+    if (len == 0 || mincore(l->base, len, resident) < 0)
+        return 0;
+    for (size_t i = 0; i < len / PAGE; i++)
+        n += resident[i] & 1;
+    if (n > RESIDENT_MAX)
+        return 0;
+    for (size_t i = 0; i < len / PAGE; i++)
+        if (resident[i] & 1)
+            memset(l->base + i * PAGE, 0, PAGE);
+    return len;
+}
+
 /* Back to the pool: all zero again, and nothing beyond what the next one starts with is open. */
 static void linear_release(void *env)
 {
@@ -152,7 +177,8 @@ static void linear_release(void *env)
         return;
     }
     l->open_bytes = rr_min(keep, l->open_bytes);
-    if (madvise(l->base, l->open_bytes, MADV_DONTNEED) < 0) {
+    keep = clear_first_pages(l);
+    if (madvise(l->base + keep, l->open_bytes - keep, MADV_DONTNEED) < 0) {
         linear_destroy(l);
         return;
     }
