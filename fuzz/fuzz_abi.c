@@ -54,17 +54,18 @@ static struct rr_worker *script_worker(void)
     struct rr_worker_options options = {.no_cache = true};
     struct rr_error err;
     char text[4096];
-    const char *guests = getenv("RR_GUESTS");
+    const char *g = getenv("RR_GUESTS");
 
     if (w)
         return w;
+    g = g ? g : "build/guests";
     snprintf(text, sizeof(text),
              "version: 1\n"
              "functions:\n"
-             "  script: {module: %1$s/tests/script.wasm, calls: [callee], memory: 16MiB, deadline: 2s}\n"
-             "  callee: {module: %1$s/tests/echo.wasm}\n"
-             "  next: {module: %1$s/tests/echo.wasm, instances: 1}\n"
-             "  other: {module: %1$s/tests/upper.wasm}\n"
+             "  script: {module: %s/tests/script.wasm, calls: [callee], memory: 16MiB, deadline: 2s}\n"
+             "  callee: {module: %s/tests/echo.wasm}\n"
+             "  next: {module: %s/tests/echo.wasm, instances: 1}\n"
+             "  other: {module: %s/tests/upper.wasm}\n"
              "edges:\n"
              "  - {from: input, to: script, max: 1MiB}\n"
              "  - {from: script, to: next, max: 64MiB}\n"
@@ -72,7 +73,7 @@ static struct rr_worker *script_worker(void)
              "  - {from: script.a, to: other, max: 1MiB}\n"
              "  - {from: script.big, to: next.big, max: 512MiB}\n"
              "result: next\n",
-             guests ? guests : "build/guests");
+             g, g, g, g);
     wf = load_workflow(text);
     if (rr_worker_new(wf, &options, &w, &err) != 0)
         die("worker", &err);
