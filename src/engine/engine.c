@@ -260,6 +260,9 @@ static int take_error(wasmtime_error_t *e, struct rr_error *err, enum rr_code co
 
     wasmtime_error_message(e, &text);
     wasmtime_error_delete(e);
+    for (size_t i = 0; i < text.size; i++)
+        if (text.data[i] == '\n') /* causes come on lines of their own */
+            text.data[i] = ' ';
     rr_error_set(err, code, hint, "%s%.*s", what, (int)rr_min(text.size, 600), text.data);
     wasm_byte_vec_delete(&text);
     return code;

@@ -59,7 +59,9 @@ struct rr_arena {
     struct rr_arena_stats stats;
     struct warm_job jobs[MAX_JOBS];
     unsigned int n_jobs;
-    bool busy, stop, warmer_runs, pressure_runs;
+    bool busy, warmer_runs, pressure_runs;
+    atomic_bool stop, copying;
+    atomic_uint_fast64_t moves;
     pthread_mutex_t swap_lock;
     uint8_t *scratch; /* SCRATCH_BYTES, reserved when first wanted */
     pthread_t warmer, pressure;
@@ -233,6 +235,8 @@ void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret)
 {
     pthread_mutex_lock(&arena->lock);
     *ret = arena->stats;
+    ret->moves = atomic_load(&arena->moves);
+    ret->copying = atomic_load(&arena->copying);
     pthread_mutex_unlock(&arena->lock);
 }
 
@@ -405,13 +409,7 @@ void rr_region_put(struct rr_region *region)
 
 static void report_copying(struct rr_arena *arena, int error)
 {
-    bool first;
-
-    pthread_mutex_lock(&arena->lock);
-    first = !arena->stats.copying;
-    arena->stats.copying = true;
-    pthread_mutex_unlock(&arena->lock);
-    if (first)
+    if (!atomic_exchange(&arena->copying, true))
         rr_log(1, "the kernel refuses to move pages (mremap: %s); hand-offs copy from now on. "
                   "Allow mremap in the seccomp profile to get them back",
                strerror(error));
@@ -470,13 +468,13 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
         return 0;
     region->warm_bytes = rr_min(region->slot_bytes,
                                 bytes > region->warm_bytes ? bytes : region->warm_bytes);
-    if (region->arena->stats.copying) {
+    if (atomic_load(&region->arena->copying)) {
         r = move_refused(region, to, bytes, EPERM, err);
     } else if (mremap(from, region->map_bytes, region->map_bytes,
                       MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED) {
         r = move_refused(region, to, bytes, errno, err);
     } else {
-        region->arena->stats.moves++; /* a counter for people: a lost update is harmless */
+        atomic_fetch_add(&region->arena->moves, 1);
         if (!anonymous && map_anonymous(from, region->map_bytes) < 0)
             r = rr_error_set(err, RR_E_SYSTEM, "free memory mappings",
                              "cannot take a message's memory away from its sender: %s",
@@ -522,10 +520,10 @@ uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src
 {
     if (!len)
         return 0;
-    if (!arena->stats.copying) {
+    if (!atomic_load(&arena->copying)) {
         if (mremap(src, len, len, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, dst) !=
             MAP_FAILED) {
-            arena->stats.moves++;
+            atomic_fetch_add(&arena->moves, 1);
             return 0;
         }
         if (errno == EPERM || errno == ENOSYS || errno == EACCES)
@@ -573,14 +571,14 @@ uint64_t rr_region_swap_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src
 
     if (!len)
         return 0;
-    if (!arena->stats.copying) {
+    if (!atomic_load(&arena->copying)) {
         pthread_mutex_lock(&arena->swap_lock);
         done = swap(arena, dst, src, len);
         pthread_mutex_unlock(&arena->swap_lock);
     }
     if (!done)
         return rr_region_move_pages(arena, dst, src, len);
-    arena->stats.moves++;
+    atomic_fetch_add(&arena->moves, 1);
     return 0;
 }
 
@@ -648,7 +646,9 @@ static void warm_region(struct rr_arena *arena, struct rr_region *region, uint64
             break; /* no huge page free: 4 KiB pages do as well, slower */
         done += RR_HUGE;
     }
+    pthread_mutex_lock(&arena->lock);
     arena->stats.collapsed_bytes += done - region->collapsed;
+    pthread_mutex_unlock(&arena->lock);
     region->collapsed = done;
 }
 

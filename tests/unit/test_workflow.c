@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "workflow/workflow.h"
+
+#define HEAD "version: 1\nfunctions:\n  a: {module: a.wasm}\n  b: {module: b.wasm}\nedges:\n"
+#define IN "  - {from: input, to: a}\n"
+
+static int parse(const char *text, struct rr_workflow **ret, struct rr_error *err)
+{
+    memset(err, 0, sizeof(*err));
+    return rr_workflow_parse("dir/flow.yaml", text, strlen(text), ret, err);
+}
+
+static struct rr_workflow *good(const char *text)
+{
+    struct rr_workflow *wf = NULL;
+    struct rr_error err;
+
+    if (parse(text, &wf, &err) != 0)
+        fail_msg("%s:%u:%u: %s", err.file, err.line, err.column, err.text);
+    return wf;
+}
+
+static void test_mistakes(void **state)
+{
+    static const struct {
+        const char *text;
+        unsigned int line; /* 0: any */
+        const char *says, *hint;
+    } cases[] = {
+        {"", 1, "empty", "version: 1"},
+        {"version: 2\n", 1, "version", ""},
+        {"functions: {}\n", 1, "version", ""},
+        {"version: 1\nfunctions: [\n", 0, "", ""},
+        {"version: 1\nversion: 1\n", 2, "version", ""},
+        {HEAD IN "  - {from: a, to: c}\nresult: b\n", 7, "'c'", ""},
+        {HEAD IN "  - {from: a, to: bb}\nresult: b\n", 7, "'bb'", "b"},
+        {HEAD IN "  - {from: a, to: b}\nresult: nobody\n", 8, "'nobody'", ""},
+        {HEAD IN "  - {from: a, to: input}\nresult: b\n", 7, "input", ""},
+        {HEAD IN "  - {from: a}\nresult: b\n", 7, "'to'", "from"},
+        {HEAD IN "  - {from: a, to: b, size: 3}\nresult: b\n", 7, "size", ""},
+        {HEAD IN "  - {from: a, to: b, max: 3}\nresult: b\n", 7, "max", ""},
+        {HEAD IN "  - {from: a, to: b, max: 2GiB}\nresult: b\n", 7, "max", ""},
+        {HEAD IN "  - {from: a, to: b, max: -1MiB}\nresult: b\n", 7, "max", ""},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: a.x, to: b}\nresult: b\n", 8, "port 'in' of 'b'", ""},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: a, to: b.x}\nresult: b\n", 8, "twice", ""},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: b, to: a.back}\nresult: b\n", 0, "cycle", ""},
+        {HEAD IN "  - {from: a, to: a.again}\nresult: a\n", 0, "", ""},
+        {HEAD IN "result: a\n", 4, "'b'", ""},
+        {HEAD "  - {from: a, to: b}\nresult: b\n", 0, "input", ""},
+        {HEAD IN "  - {from: a, to: b}\n", 0, "result", ""},
+        {"version: 1\nfunctions: {}\nedges: []\nresult: a\n", 0, "", ""},
+        {"version: 1\nfunctions: {1a: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "", ""},
+        {"version: 1\nfunctions: {input: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "input", ""},
+        {"version: 1\nfunctions: {a: {}}\nedges: []\nresult: a\n", 2, "module", ""},
+        {"version: 1\nfunctions: {a: {module: x, memory: lots}}\nedges: []\nresult: a\n", 2, "memory", ""},
+        {"version: 1\nfunctions: {a: {module: x, memory: 9GiB}}\nedges: []\nresult: a\n", 2, "memory", ""},
+        {"version: 1\nfunctions: {a: {module: x, deadline: 5}}\nedges: []\nresult: a\n", 2, "deadline", ""},
+        {"version: 1\nfunctions: {a: {module: x, instances: 0}}\nedges: []\nresult: a\n", 2, "instances", ""},
+        {"version: 1\nfunctions: {a: {module: x, instances: 5000}}\nedges: []\nresult: a\n", 2, "instances", ""},
+        {"version: 1\nfunctions: {a: {module: x, env: [1]}}\nedges: []\nresult: a\n", 2, "env", ""},
+        {"version: 1\nfunctions: {a: {module: x, memroy: 1MiB}}\nedges: []\nresult: a\n", 2, "memroy", "memory"},
+        {"version: 1\nfunctions: {a: {module: x, calls: [b]}}\nedges: [{from: input, to: a}]\nresult: a\n", 2, "'b'", ""},
+        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y, calls: [a]}}\n"
+         "edges: [{from: input, to: a}]\nresult: a\n", 0, "called by", ""},
+        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y}}\n"
+         "edges: [{from: input, to: a}, {from: a, to: b}]\nresult: a\n", 3, "called by", ""},
+        {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
+         "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n", 0, "", ""},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        struct rr_workflow *wf = NULL;
+        struct rr_error err;
+
+        if (parse(cases[i].text, &wf, &err) != RR_E_INVALID)
+            fail_msg("case %zu was taken: %s", i, err.text);
+        assert_null(wf);
+        if (!strstr(err.text, cases[i].says) || !strstr(err.hint, cases[i].hint) || !err.hint[0])
+            fail_msg("case %zu: %s (%s)", i, err.text, err.hint);
+        if (strcmp(err.file, "dir/flow.yaml") != 0 || !err.line || !err.column ||
+            (cases[i].line && err.line != cases[i].line))
+            fail_msg("case %zu: %s:%u:%u: %s", i, err.file, err.line, err.column, err.text);
+    }
+}
+
+static void test_fields(void **state)
+{
+    struct rr_workflow *wf = good(
+        "version: 1\nname: all\nfunctions:\n"
+        "  a:\n    module: sub/a.wasm\n    memory: 3MiB\n    deadline: 250ms\n    instances: 4\n"
+        "    env: {LEVEL: \"3\", FLAG: true}\n    args: [--fast, \"two words\"]\n"
+        "    folders: [{host: data, guest: /data, writable: true}, {host: /abs, guest: /abs}]\n"
+        "    calls: [c]\n"
+        "  b: {module: /b.wasm, deadline: none}\n  c: {module: c.wasm}\n"
+        "edges:\n  - {from: input, to: a.first, max: 2MiB}\n  - {from: a.x, to: b}\nresult: b.y\n");
+    const struct rr_function *a = &wf->functions[0];
+
+    (void)state;
+    assert_string_equal(wf->name, "all");
+    assert_string_equal(a->module, "dir/sub/a.wasm");
+    assert_int_equal(a->memory_bytes, 3 * RR_MIB);
+    assert_int_equal(a->deadline_ns, 250000000);
+    assert_int_equal(a->instances, 4);
+    assert_string_equal(a->env[0], "LEVEL=3");
+    assert_string_equal(a->env[1], "FLAG=true");
+    assert_null(a->env[2]);
+    assert_string_equal(a->args[1], "two words");
+    assert_int_equal(a->n_folders, 2);
+    assert_string_equal(a->folders[0].host, "dir/data");
+    assert_true(a->folders[0].writable);
+    assert_string_equal(a->folders[1].host, "/abs");
+    assert_false(a->folders[1].writable);
+    assert_string_equal(a->calls[0], "c");
+    assert_string_equal(wf->functions[1].module, "/b.wasm");
+    assert_int_equal(wf->functions[1].deadline_ns, 0);
+    assert_int_equal(wf->functions[2].deadline_ns, 10000000000);
+    assert_int_equal(wf->functions[2].memory_bytes, 256 * RR_MIB);
+    assert_int_equal(wf->functions[2].instances, 0);
+    assert_int_equal(wf->n_edges, 4);
+    assert_int_equal(wf->edges[0].from, RR_NODE_INPUT);
+    assert_string_equal(wf->edges[0].to_port, "first");
+    assert_int_equal(wf->edges[0].max_bytes, 2 * RR_MIB);
+    assert_int_equal(wf->edges[0].slot_bytes, RR_SLOT_SMALL);
+    assert_true(wf->edges[2].is_call);
+    assert_string_equal(wf->edges[2].from_port, "call:c");
+    assert_true(wf->edges[3].is_reply);
+    assert_string_equal(wf->edges[3].to_port, "reply:c");
+    assert_int_equal(wf->result, 1);
+    assert_string_equal(wf->result_port, "y");
+    assert_int_equal(rr_workflow_find(wf, "c"), 2);
+    assert_int_equal(rr_workflow_find(wf, "d"), -1);
+    rr_workflow_free(wf);
+}
+
+static bool overlap(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
+{
+    return a < b + b_len && b < a + a_len;
+}
+
+static bool at(const struct rr_edge *e, int f)
+{
+    return e->to == f || e->from == f;
+}
+
+/* Messages that can meet at a function never share addresses; a port's edges always do. */
+static void check_layout(const struct rr_workflow *wf)
+{
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *a = &wf->edges[i];
+
+        assert_true(a->window >= RR_WINDOW_BASE && a->window + a->slot_bytes <= RR_WINDOW_END);
+        assert_int_equal(a->window % a->slot_bytes, 0);
+        assert_true(a->max_bytes > 0 && a->max_bytes <= a->slot_bytes);
+        for (size_t k = 0; k < i; k++) {
+            const struct rr_edge *b = &wf->edges[k];
+
+            if (a->from == b->from && strcmp(a->from_port, b->from_port) == 0)
+                assert_int_equal(a->window, b->window);
+            else
+                for (int f = 0; f < (int)wf->n_functions; f++)
+                    if (at(a, f) && at(b, f))
+                        assert_false(overlap(a->window, a->slot_bytes, b->window, b->slot_bytes));
+        }
+        if (at(a, wf->result) &&
+            !(a->from == wf->result && strcmp(a->from_port, wf->result_port) == 0))
+            assert_false(overlap(a->window, a->slot_bytes, wf->result_window, wf->result_slot_bytes));
+    }
+}
+
+static void test_layouts(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t slot_of_first;
+    } cases[] = {
+        {HEAD IN "  - {from: a, to: b}\nresult: b\n", RR_SLOT_LARGE},
+        {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a, to: b}\nresult: b\n", RR_SLOT_LARGE},
+        {HEAD "  - {from: input, to: a, max: 64MiB}\n  - {from: a, to: b}\nresult: b\n", RR_SLOT_SMALL},
+        /* three meet: the undeclared ones must make do with small slots */
+        {HEAD IN "  - {from: a.x, to: b.x}\n  - {from: a.y, to: b.y}\nresult: b\n", RR_SLOT_SMALL},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: input, to: b.second}\nresult: b\n", RR_SLOT_SMALL},
+        {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a, to: b, max: 1GiB}\nresult: b\n",
+         RR_SLOT_LARGE},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        struct rr_workflow *wf = good(cases[i].text);
+
+        check_layout(wf);
+        if (wf->edges[0].slot_bytes != cases[i].slot_of_first)
+            fail_msg("case %zu: a slot of %s", i, rr_bytes_text(wf->edges[0].slot_bytes));
+        rr_workflow_free(wf);
+    }
+}
+
+static void test_large_graphs(void **state)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    struct rr_workflow *wf;
+
+    (void)state;
+    fputs("version: 1\nfunctions:\n", f);
+    for (int i = 0; i < 200; i++)
+        fprintf(f, "  f%d: {module: f.wasm}\n", i);
+    fputs("edges:\n  - {from: input, to: f0, max: 64MiB}\n", f);
+    for (int i = 1; i < 100; i++)
+        fprintf(f, "  - {from: f%d, to: f%d, max: %s}\n", i - 1, i, i % 2 ? "64MiB" : "1GiB");
+    for (int i = 100; i < 200; i++)
+        fprintf(f, "  - {from: f99, to: f%d}\n", i);
+    fputs("result: f199\n", f);
+    fclose(f);
+    wf = good(text);
+    check_layout(wf);
+    for (size_t i = 1; i < wf->n_functions; i++) {
+        int before = -1, after = -1;
+
+        for (size_t k = 0; k < wf->n_functions; k++) {
+            before = wf->order[k] == (i < 100 ? (int)i - 1 : 99) ? (int)k : before;
+            after = wf->order[k] == (int)i ? (int)k : after;
+        }
+        assert_true(before >= 0 && before < after);
+    }
+    rr_workflow_free(wf);
+    free(text);
+}
+
+static void test_examples(void **state)
+{
+    static const char *const names[] = {"hello", "tree", "call", "photo"};
+    const char *guests = getenv("RR_GUESTS");
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(names); i++) {
+        struct rr_workflow *wf = NULL;
+        struct rr_error err;
+        char path[512];
+
+        snprintf(path, sizeof(path), "%s/examples/%s/workflow.yaml", guests ? guests : "build/guests",
+                 names[i]);
+        if (rr_workflow_load(path, &wf, &err) != 0)
+            fail_msg("%s:%u: %s", err.file, err.line, err.text);
+        check_layout(wf);
+        rr_workflow_free(wf);
+    }
+}
+
+static void test_files(void **state)
+{
+    struct rr_workflow *wf = NULL;
+    struct rr_error err;
+
+    (void)state;
+    assert_int_equal(rr_workflow_load("/nonexistent/flow.yaml", &wf, &err), RR_E_NOINPUT);
+    assert_int_equal(rr_workflow_load("/tmp", &wf, &err), RR_E_NOINPUT);
+    assert_true(err.hint[0]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_layouts),  cmocka_unit_test(test_large_graphs),
+        cmocka_unit_test(test_examples), cmocka_unit_test(test_files),
+    };
+
+    return cmocka_run_group_tests_name("workflow", tests, NULL, NULL);
+}
