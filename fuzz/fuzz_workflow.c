@@ -8,16 +8,47 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
-struct window {
-    uint64_t from, to;
-    int source;
-    const char *port;
-};
-
-static bool meets(const struct rr_workflow *wf, const struct rr_edge *e, int f)
+static bool meets(const struct rr_edge *e, int f)
 {
-    (void)wf;
     return e->to == f || e->from == f;
+}
+
+static bool overlap(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
+{
+    return a < b + b_bytes && b < a + a_bytes;
+}
+
+/* The result shares the window of the edges that carry it, and no other at its function. */
+static void check_result(const struct rr_workflow *wf)
+{
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+        bool same = e->from == wf->result && strcmp(e->from_port, wf->result_port) == 0;
+
+        if (same ? e->window != wf->result_window || e->slot_bytes != wf->result_slot_bytes
+                 : meets(e, wf->result) &&
+                       overlap(e->window, e->slot_bytes, wf->result_window, wf->result_slot_bytes))
+            abort();
+    }
+}
+
+/* Each function once, after those that send to it and those that call it. */
+static void check_order(const struct rr_workflow *wf)
+{
+    size_t *rank = calloc(wf->n_functions, sizeof(*rank)); /* from 1 on */
+
+    for (size_t i = 0; rank && i < wf->n_functions; i++) {
+        if (rank[wf->order[i]])
+            abort();
+        rank[wf->order[i]] = i + 1;
+    }
+    for (size_t i = 0; rank && i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (!e->is_reply && e->from >= 0 && rank[e->from] >= rank[e->to])
+            abort();
+    }
+    free(rank);
 }
 
 /* Messages of different ports that can be at one function do not share addresses. */
@@ -32,14 +63,13 @@ static void check_layout(const struct rr_workflow *wf)
         for (size_t b = 0; b < a; b++) {
             const struct rr_edge *y = &wf->edges[b];
             bool same = x->from == y->from && strcmp(x->from_port, y->from_port) == 0;
-            bool overlap = x->window < y->window + y->slot_bytes &&
-                           y->window < x->window + x->slot_bytes;
+            bool clash = overlap(x->window, x->slot_bytes, y->window, y->slot_bytes);
             bool requests = x->is_call && y->is_call && x->to == y->to;
 
             if (same && x->window != y->window)
                 abort();
-            for (int f = 0; !same && overlap && !requests && f < (int)wf->n_functions; f++)
-                if (meets(wf, x, f) && meets(wf, y, f))
+            for (int f = 0; !same && clash && f < (int)wf->n_functions; f++)
+                if (meets(x, f) && meets(y, f) && !(requests && f == x->to))
                     abort();
         }
     }
@@ -54,9 +84,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     if (r == 0) {
         if (wf->n_edges < 300)
             check_layout(wf);
+        check_result(wf);
+        check_order(wf);
         rr_workflow_free(wf);
     } else if (!err.text[0] || (int)err.code != r ||
-               (err.code == RR_E_INVALID && (!err.hint[0] || !err.file[0]))) {
+               (err.code == RR_E_INVALID &&
+                (!err.hint[0] || !err.file[0] || !err.line || !err.column))) {
         abort();
     }
     return 0;

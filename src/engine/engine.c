@@ -672,6 +672,9 @@ static wasm_config_t *make_config(struct rr_engine *engine)
     wasmtime_config_memory_may_move_set(config, false);
     wasmtime_config_epoch_interruption_set(config, true);
     wasmtime_config_max_wasm_stack_set(config, 512u << 10);
+#ifdef __SANITIZE_THREAD__
+    wasmtime_config_parallel_compilation_set(config, false); /* its threads' locks are not seen */
+#endif
     wasmtime_config_wasm_memory64_set(config, false);
     wasmtime_config_wasm_multi_memory_set(config, false);
     return config;
@@ -1071,15 +1074,16 @@ static int set_wasi(struct rr_instance *inst, const struct rr_instance_options *
     return e ? take_error(e, err, RR_E_SYSTEM, "report this", "cannot set up WASI: ") : 0;
 }
 
-static int instantiate(struct rr_instance *inst, uint64_t limit, struct rr_error *err)
+static int instantiate(struct rr_instance *inst, const struct rr_instance_options *o,
+                       struct rr_error *err)
 {
     wasm_trap_t *trap = NULL;
     wasmtime_error_t *e;
 
-    if (run_begin(inst, rr_now_ns() + START_LIMIT_NS))
+    if (run_begin(inst, o->deadline_ns ? o->deadline_ns : rr_now_ns() + START_LIMIT_NS))
         return rr_instance_fault(inst, err);
     instantiating = inst;
-    instantiating_limit = limit;
+    instantiating_limit = o->memory_bytes;
     e = wasmtime_instance_pre_instantiate(inst->module->pre, inst->ctx, &inst->instance, &trap);
     instantiating = NULL;
     return e || trap ? take_trap(inst, e, trap, err) : 0;
@@ -1103,7 +1107,7 @@ int rr_instance_new(struct rr_module *m, const struct rr_instance_options *o,
     if (m->wasi)
         r = set_wasi(inst, o, err);
     if (r == 0)
-        r = instantiate(inst, o->memory_bytes, err);
+        r = instantiate(inst, o, err);
     if (r) {
         rr_instance_free(inst);
         return r;

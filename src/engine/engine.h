@@ -80,6 +80,7 @@ struct rr_preopen {
 
 struct rr_instance_options {
     uint64_t memory_bytes;   /* limit of the heap; windows are not counted */
+    uint64_t deadline_ns;    /* for its start function; 0 = 10 s from now */
     const char *const *args; /* NULL-terminated, argv[0] first */
     const char *const *env;  /* "NAME=value", NULL-terminated */
     const struct rr_preopen *folders;

@@ -212,6 +212,7 @@ static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct inst
     struct instance *i = calloc(1, sizeof(*i));
     struct rr_instance_options options = {
         .memory_bytes = f->spec->memory_bytes,
+        .deadline_ns = deadline_ns,
         .args = f->args,
         .env = (const char *const *)f->spec->env,
         .folders = f->folders,
