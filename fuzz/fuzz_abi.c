@@ -59,21 +59,22 @@ static struct rr_worker *script_worker(void)
     if (w)
         return w;
     g = g ? g : "build/guests";
-    snprintf(text, sizeof(text),
-             "version: 1\n"
-             "functions:\n"
-             "  script: {module: %s/tests/script.wasm, calls: [callee], memory: 16MiB, deadline: 2s}\n"
-             "  callee: {module: %s/tests/echo.wasm}\n"
-             "  next: {module: %s/tests/echo.wasm, instances: 1}\n"
-             "  other: {module: %s/tests/upper.wasm}\n"
-             "edges:\n"
-             "  - {from: input, to: script, max: 1MiB}\n"
-             "  - {from: script, to: next, max: 64MiB}\n"
-             "  - {from: script.a, to: next.a, max: 1MiB}\n"
-             "  - {from: script.a, to: other, max: 1MiB}\n"
-             "  - {from: script.big, to: next.big, max: 512MiB}\n"
-             "result: next\n",
-             g, g, g, g);
+    snprintf(
+        text, sizeof(text),
+        "version: 1\n"
+        "functions:\n"
+        "  script: {module: %s/tests/script.wasm, calls: [callee], memory: 16MiB, deadline: 2s}\n"
+        "  callee: {module: %s/tests/echo.wasm}\n"
+        "  next: {module: %s/tests/echo.wasm, instances: 1}\n"
+        "  other: {module: %s/tests/upper.wasm}\n"
+        "edges:\n"
+        "  - {from: input, to: script, max: 1MiB}\n"
+        "  - {from: script, to: next, max: 64MiB}\n"
+        "  - {from: script.a, to: next.a, max: 1MiB}\n"
+        "  - {from: script.a, to: other, max: 1MiB}\n"
+        "  - {from: script.big, to: next.big, max: 512MiB}\n"
+        "result: next\n",
+        g, g, g, g);
     wf = load_workflow(text);
     if (rr_worker_new(wf, &options, &w, &err) != 0)
         die("worker", &err);
@@ -115,10 +116,11 @@ static void run_module(const uint8_t *data, size_t len)
     char text[512];
     int r;
 
-    snprintf(text, sizeof(text),
-             "version: 1\nfunctions: {f: {module: /proc/self/fd/%d, memory: 16MiB, deadline: 50ms}}\n"
-             "edges: [{from: input, to: f, max: 1MiB}]\nresult: f\n",
-             fd);
+    snprintf(
+        text, sizeof(text),
+        "version: 1\nfunctions: {f: {module: /proc/self/fd/%d, memory: 16MiB, deadline: 50ms}}\n"
+        "edges: [{from: input, to: f, max: 1MiB}]\nresult: f\n",
+        fd);
     wf = load_workflow(text);
     r = rr_worker_new(wf, &options, &w, &err);
     if (r == 0) {

@@ -12,11 +12,13 @@ const char *rr_tier_name(enum rr_tier tier)
     return names[tier];
 }
 
-static int detect_window(const struct rr_module *m, char *why, size_t why_size, struct rr_error *err)
+static int detect_window(const struct rr_module *m, char *why, size_t why_size,
+                         struct rr_error *err)
 {
     if (!rr_module_has_func(m, "roadrunner_abi", ">i"))
-        return rr_error_set(err, RR_E_INVALID, "include roadrunner.h, which supplies it",
-                            "it exports roadrunner_handle, but no roadrunner_abi of type () -> i32");
+        return rr_error_set(
+            err, RR_E_INVALID, "include roadrunner.h, which supplies it",
+            "it exports roadrunner_handle, but no roadrunner_abi of type () -> i32");
     if (!rr_module_has_func(m, "roadrunner_handle", ">i"))
         return rr_error_set(err, RR_E_INVALID, "include roadrunner.h, which supplies it",
                             "it has no export roadrunner_handle of type () -> i32");
@@ -27,7 +29,8 @@ static int detect_window(const struct rr_module *m, char *why, size_t why_size, 
     return 0;
 }
 
-static int detect_buffer(const struct rr_module *m, char *why, size_t why_size, struct rr_error *err)
+static int detect_buffer(const struct rr_module *m, char *why, size_t why_size,
+                         struct rr_error *err)
 {
     static const char *const wanted[][2] = {
         {"allocate_memory", "i>i"}, {"deallocate_memory", "i>"}, {"start", "ii>I"}};

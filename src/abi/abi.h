@@ -68,7 +68,7 @@ struct rr_abi_input {
     struct rr_arena *arena;
     uint8_t *data; /* borrowed */
     uint64_t len;
-    bool movable;  /* its pages are private anonymous and of no more use to the host */
+    bool movable;          /* its pages are private anonymous and of no more use to the host */
     uint64_t copied_bytes; /* out */
     uint64_t ready_ns;     /* out: when the guest's handler was about to start */
 };

@@ -48,7 +48,9 @@ static uint64_t fill(const struct rr_abi_input *in, uint8_t *dst)
 static int allocate(struct rr_guest *g, const struct rr_abi_input *in, uint64_t deadline_ns,
                     uint32_t *ret_ptr, uint32_t *ret_addr, struct rr_error *err)
 {
-    uint64_t align = !in->movable || in->len < SWAP_MIN ? 1 : in->len < 2 * RR_HUGE ? PAGE : RR_HUGE;
+    uint64_t align = !in->movable || in->len < SWAP_MIN ? 1
+                     : in->len < 2 * RR_HUGE            ? PAGE
+                                                        : RR_HUGE;
     uint64_t want = in->len + align - 1, skip;
     union rr_value v = {.i32 = (int32_t)(uint32_t)want};
     uint32_t ptr;
@@ -104,11 +106,13 @@ int rr_buffer_handle(struct rr_guest *g, struct rr_abi_input *in, uint64_t deadl
     if (result) {
         data = rr_instance_slice(g->inst, result, len);
         if (!data)
-            return rr_error_set(err, RR_E_GUEST, "return (pointer << 32) | length of memory you own",
+            return rr_error_set(err, RR_E_GUEST,
+                                "return (pointer << 32) | length of memory you own",
                                 "its result at 0x%x, %s long, lies outside of its memory", result,
                                 rr_bytes_text(len));
         r = g->ops->emit(g, data, len);
-        if (r) /* emit records why with the instance, as for an import; there is no trap to carry it */
+        if (r) /* emit records why with the instance, as for an import; there is no trap to carry it
+                */
             return rr_instance_fault(g->inst, err);
     }
     r = deallocate(g, input, deadline_ns, err);

@@ -134,7 +134,8 @@ static int message_call(struct rr_instance *inst, union rr_value *args)
     if (r)
         return r;
     if (!rr_instance_slice(inst, out_addr, MESSAGE_BYTES))
-        return bad_pointer(inst, "message_call", "the place for the reply", out_addr, MESSAGE_BYTES);
+        return bad_pointer(inst, "message_call", "the place for the reply", out_addr,
+                           MESSAGE_BYTES);
     r = guest_of(inst)->ops->call(guest_of(inst), fn, (uint32_t)args[2].i32, (uint64_t)args[3].i64,
                                   &reply, &status);
     if (r)

@@ -79,7 +79,8 @@ const char *rr_bytes_text(uint64_t bytes)
 
     for (; v >= 1024 && u + 1 < RR_ARRAY_LEN(units); u++)
         v /= 1024;
-    snprintf(out, 32, u && v < 100 && v != (double)(uint64_t)v ? "%.1f %s" : "%.0f %s", v, units[u]);
+    snprintf(out, 32, u && v < 100 && v != (double)(uint64_t)v ? "%.1f %s" : "%.0f %s", v,
+             units[u]);
     return out;
 }
 

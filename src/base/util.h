@@ -14,11 +14,11 @@
 #define RR_GIB (1ull << 30)
 
 /* Move ownership out of @p: returns its value and leaves NULL. */
-#define rr_take(p)            \
-    __extension__({           \
+#define rr_take(p)              \
+    __extension__({             \
         __typeof__(p) t_ = (p); \
-        (p) = NULL;           \
-        t_;                   \
+        (p) = NULL;             \
+        t_;                     \
     })
 
 static inline uint64_t rr_now_ns(void)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What hand-offs cost on this machine: moves of regions, with memcpy as the peer in the same run. */
+/* What hand-offs cost on this machine: moves of regions, with memcpy as the peer in the same run.
+ */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -28,8 +29,8 @@ static int parse_size(const char *text, uint64_t *ret)
     static const struct {
         const char *suffix;
         uint64_t factor;
-    } units[] = {{"", 1}, {"B", 1}, {"K", 1u << 10}, {"KiB", 1u << 10}, {"M", 1u << 20},
-                 {"MiB", 1u << 20}, {"G", 1u << 30}, {"GiB", 1u << 30}};
+    } units[] = {{"", 1},         {"B", 1},          {"K", 1u << 10}, {"KiB", 1u << 10},
+                 {"M", 1u << 20}, {"MiB", 1u << 20}, {"G", 1u << 30}, {"GiB", 1u << 30}};
     char *end;
     uint64_t n;
 
@@ -112,7 +113,7 @@ static int measure(struct bench *b, struct rr_arena *arena, uint8_t *windows[2],
                    size_t done, struct figures *ret, struct rr_error *err)
 {
     uint64_t slot = size <= RR_SLOT_SMALL ? RR_SLOT_SMALL : RR_SLOT_LARGE;
-    uint64_t *ns = calloc(3u * b->repeat, sizeof(*ns)), round[3] = {0};
+    uint64_t *ns = calloc(3 * (size_t)b->repeat, sizeof(*ns)), round[3] = {0};
     int r = ns ? 0 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
 
     for (unsigned int n = 0; n <= b->repeat && r == 0; n++) { /* round 0 warms */
@@ -124,7 +125,7 @@ static int measure(struct bench *b, struct rr_arena *arena, uint8_t *windows[2],
     }
     if (r == 0)
         *ret = (struct figures){size, median(ns, b->repeat), median(ns + b->repeat, b->repeat),
-                                median(ns + 2u * b->repeat, b->repeat)};
+                                median(ns + 2 * (size_t)b->repeat, b->repeat)};
     free(ns);
     return r;
 }
@@ -210,7 +211,8 @@ static int bench(int argc, char **argv)
                                             {"repeat", required_argument, NULL, 'n'},
                                             {0}};
     struct bench b = {.sizes = {RR_MIB, 16 * RR_MIB, 100 * RR_MIB, 500 * RR_MIB, RR_GIB},
-                      .n_sizes = 5, .repeat = 21};
+                      .n_sizes = 5,
+                      .repeat = 21};
     int c;
 
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {

@@ -15,11 +15,13 @@ struct cli_command {
     int (*run)(int argc, char **argv); /* argv[0] is the command's name; returns the exit status */
 };
 
-extern const struct cli_command cli_run, cli_check, cli_explain, cli_inspect, cli_compile, cli_bench;
+extern const struct cli_command cli_run, cli_check, cli_explain, cli_inspect, cli_compile,
+    cli_bench;
 
 /* One line and a hint on stderr; returns the exit status. */
 int cli_error(const struct rr_error *err);
-__attribute__((format(printf, 2, 3))) int cli_usage(const struct cli_command *c, const char *fmt, ...);
+__attribute__((format(printf, 2, 3))) int cli_usage(const struct cli_command *c, const char *fmt,
+                                                    ...);
 
 /* Is @f a terminal that wants colours? */
 bool cli_colour(FILE *f);

@@ -76,7 +76,8 @@ static int compile(int argc, char **argv)
         return cli_error(&err);
     }
     for (int n = optind; n < argc; n++) {
-        cli_progress_show(&progress, "compiling", (uint64_t)(n - optind), (uint64_t)(argc - optind));
+        cli_progress_show(&progress, "compiling", (uint64_t)(n - optind),
+                          (uint64_t)(argc - optind));
         r = has_suffix(argv[n], ".yaml") || has_suffix(argv[n], ".yml")
                 ? compile_workflow(engine, argv[n], quiet)
                 : compile_module(engine, argv[n], quiet);

@@ -16,8 +16,8 @@ static void window_text(const struct rr_edge *e, char out[64])
 
 static void print_functions(const struct rr_workflow *wf, struct rr_worker *w)
 {
-    static const char *const head[] = {"function", "tier",     "because", "memory",
-                                       "deadline", "instances"};
+    static const char *const head[] = {"function", "tier",     "because",
+                                       "memory",   "deadline", "instances"};
     struct cli_table t = {0};
 
     cli_table_row(&t, head, 6);
@@ -27,8 +27,10 @@ static void print_functions(const struct rr_workflow *wf, struct rr_worker *w)
 
         snprintf(instances, sizeof(instances), "%u reused", f->instances);
 
-        const char *row[] = {f->name, rr_tier_name(rr_worker_tier(w, (int)n)),
-                             rr_worker_why(w, (int)n), rr_bytes_text(f->memory_bytes),
+        const char *row[] = {f->name,
+                             rr_tier_name(rr_worker_tier(w, (int)n)),
+                             rr_worker_why(w, (int)n),
+                             rr_bytes_text(f->memory_bytes),
                              f->deadline_ns ? rr_duration_text(f->deadline_ns) : "none",
                              f->instances ? instances : "fresh"};
 
@@ -90,7 +92,8 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
         add(one, "module", f->module);
         add(one, "tier", rr_tier_name(rr_worker_tier(w, (int)n)));
         add(one, "why", rr_worker_why(w, (int)n));
-        json_object_object_add(one, "memory_bytes", json_object_new_int64((int64_t)f->memory_bytes));
+        json_object_object_add(one, "memory_bytes",
+                               json_object_new_int64((int64_t)f->memory_bytes));
         json_object_object_add(one, "deadline_ns", json_object_new_int64((int64_t)f->deadline_ns));
         json_object_object_add(one, "instances", json_object_new_int64(f->instances));
         json_object_array_add(functions, one);
@@ -105,8 +108,8 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
         add(one, "to", to);
         add(one, "channel", "user");
         add(one, "path", rr_path_name(rr_worker_path(w, (int)n)));
-        json_object_object_add(one, "max_bytes", json_object_new_int64((int64_t)rr_min(
-                                                     e->max_bytes, e->slot_bytes)));
+        json_object_object_add(one, "max_bytes",
+                               json_object_new_int64((int64_t)rr_min(e->max_bytes, e->slot_bytes)));
         json_object_object_add(one, "slot_bytes", json_object_new_int64((int64_t)e->slot_bytes));
         json_object_object_add(one, "window", json_object_new_int64((int64_t)e->window));
         json_object_array_add(edges, one);
@@ -161,9 +164,10 @@ static void box(FILE *f, int column, int row, const char *name, const char *belo
 {
     int x = MARGIN + column * (BOX_W + GAP_X), y = MARGIN + row * (BOX_H + GAP_Y);
 
-    fprintf(f, "<g class=\"%s\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"8\"/>"
-               "<text x=\"%d\" y=\"%d\" class=\"name\">%s</text>"
-               "<text x=\"%d\" y=\"%d\">%s</text></g>\n",
+    fprintf(f,
+            "<g class=\"%s\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"8\"/>"
+            "<text x=\"%d\" y=\"%d\" class=\"name\">%s</text>"
+            "<text x=\"%d\" y=\"%d\">%s</text></g>\n",
             kind, x, y, BOX_W, BOX_H, x + BOX_W / 2, y + 23, name, x + BOX_W / 2, y + 41, below);
 }
 
@@ -183,8 +187,9 @@ static void arrow(FILE *f, struct place a, struct place b, const char *label, co
     }
     fprintf(f, "<path d=\"M%d %d C%d %d %d %d %d %d\"%s/>\n", x1, y1, mid, y1, mid, y2,
             x2 + (reply ? 6 : -6), y2, reply ? " class=\"reply\"" : "");
-    fprintf(f, "<text x=\"%d\" y=\"%d\" class=\"edge\">%s</text>"
-               "<text x=\"%d\" y=\"%d\" class=\"slot\">%s</text>\n",
+    fprintf(f,
+            "<text x=\"%d\" y=\"%d\" class=\"edge\">%s</text>"
+            "<text x=\"%d\" y=\"%d\" class=\"slot\">%s</text>\n",
             mid, text_y, label, mid, text_y + 13, below);
 }
 

@@ -43,7 +43,8 @@ static void describe_json(const char *path, struct rr_module *m, int r, enum rr_
         json_object_object_add(o, "error", cli_json_error(err));
     }
     if (m) {
-        json_object_object_add(o, "cache", json_object_new_string(cli_cached_names[rr_module_cached(m)]));
+        json_object_object_add(o, "cache",
+                               json_object_new_string(cli_cached_names[rr_module_cached(m)]));
         l.list = json_object_new_array();
         rr_module_each(m, false, list_one, &l);
         json_object_object_add(o, "imports", l.list);

@@ -11,7 +11,8 @@ static void print_help(FILE *f)
 {
     fputs("Usage: roadrunner COMMAND [OPTION...]\n\n"
           "Runs workflows of WebAssembly functions; messages change hands without a copy.\n\n"
-          "Commands:\n", f);
+          "Commands:\n",
+          f);
     for (size_t n = 0; n < RR_ARRAY_LEN(commands); n++)
         fprintf(f, "  %-9s %s\n", commands[n]->name, commands[n]->summary);
     fputs("\nOptions:\n"
@@ -21,7 +22,8 @@ static void print_help(FILE *f)
           "  ROADRUNNER_CACHE_DIR  folder of compiled modules (~/.cache/roadrunner/aot)\n"
           "  NO_COLOR              no colours\n\n"
           "Exit status: 0 success, 64 usage, 65 invalid workflow or module, 66 missing input,\n"
-          "70 a function failed, 71 limit, 72 deadline, 74 output, 75 system, 130 interrupted.\n", f);
+          "70 a function failed, 71 limit, 72 deadline, 74 output, 75 system, 130 interrupted.\n",
+          f);
 }
 
 static const struct cli_command *find(const char *name)

@@ -204,8 +204,12 @@ void report_print(struct report *rp, struct rr_worker *w, FILE *f)
         cli_edge_ends(rp->wf, edge, from, to);
         snprintf(hop, sizeof(hop), "%s -> %s", from, to);
 
-        const char *row[] = {hop, rr_bytes_text(e->payload_bytes), "user", hop_tier(rp, w, edge),
-                             rr_path_name(e->path), rr_duration_text(quantile(&e->handoff, 0.5)),
+        const char *row[] = {hop,
+                             rr_bytes_text(e->payload_bytes),
+                             "user",
+                             hop_tier(rp, w, edge),
+                             rr_path_name(e->path),
+                             rr_duration_text(quantile(&e->handoff, 0.5)),
                              rr_bytes_text(e->copied_bytes / e->n)};
 
         cli_table_row(&t, row, 7);
@@ -345,19 +349,22 @@ void report_failure(const struct rr_error *err, FILE *f)
 static void trace_spans(struct report *rp, FILE *f)
 {
     for (size_t n = 0; n < rp->wf->n_functions; n++)
-        fprintf(f, "%s{\"ph\":\"M\",\"pid\":1,\"tid\":%zu,\"name\":\"thread_name\","
-                   "\"args\":{\"name\":\"%s\"}}",
+        fprintf(f,
+                "%s{\"ph\":\"M\",\"pid\":1,\"tid\":%zu,\"name\":\"thread_name\","
+                "\"args\":{\"name\":\"%s\"}}",
                 n ? ",\n" : "", n + 1, rp->wf->functions[n].name);
     for (size_t n = 0; n < rp->n_spans; n++) {
         const struct rr_span *s = &rp->spans[n];
         const char *name = rp->wf->functions[s->function].name;
 
-        fprintf(f, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"start\",\"cat\":\"instance\","
-                   "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"fresh\":%s}}",
+        fprintf(f,
+                ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"start\",\"cat\":\"instance\","
+                "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"fresh\":%s}}",
                 s->function + 1, (double)s->begin_ns / 1e3,
                 (double)(s->start_ns - s->begin_ns) / 1e3, s->fresh ? "true" : "false");
-        fprintf(f, ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"cat\":\"function\","
-                   "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"heap_bytes\":%llu}}",
+        fprintf(f,
+                ",\n{\"ph\":\"X\",\"pid\":1,\"tid\":%d,\"name\":\"%s\",\"cat\":\"function\","
+                "\"ts\":%.3f,\"dur\":%.3f,\"args\":{\"heap_bytes\":%llu}}",
                 s->function + 1, name, (double)s->start_ns / 1e3,
                 (double)(s->end_ns - s->start_ns) / 1e3, (unsigned long long)s->heap_bytes);
     }
@@ -371,14 +378,16 @@ static void trace_hops(struct report *rp, FILE *f)
         char from[160], to[160];
 
         cli_edge_ends(rp->wf, e, from, to);
-        fprintf(f, ",\n{\"ph\":\"s\",\"pid\":1,\"tid\":%d,\"id\":%zu,\"name\":\"%s -> %s\","
-                   "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"path\":\"%s\",\"payload_bytes\":"
-                   "%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
+        fprintf(f,
+                ",\n{\"ph\":\"s\",\"pid\":1,\"tid\":%d,\"id\":%zu,\"name\":\"%s -> %s\","
+                "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"path\":\"%s\",\"payload_bytes\":"
+                "%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
                 e->from < 0 ? e->to + 1 : e->from + 1, n, from, to, (double)h->sent_ns / 1e3,
                 rr_path_name(h->path), (unsigned long long)h->payload_bytes,
                 (unsigned long long)h->copied_bytes, (double)h->handoff_ns / 1e3);
-        fprintf(f, ",\n{\"ph\":\"f\",\"bp\":\"e\",\"pid\":1,\"tid\":%d,\"id\":%zu,"
-                   "\"name\":\"%s -> %s\",\"cat\":\"message\",\"ts\":%.3f}",
+        fprintf(f,
+                ",\n{\"ph\":\"f\",\"bp\":\"e\",\"pid\":1,\"tid\":%d,\"id\":%zu,"
+                "\"name\":\"%s -> %s\",\"cat\":\"message\",\"ts\":%.3f}",
                 e->to + 1, n, from, to, (double)h->received_ns / 1e3);
     }
 }

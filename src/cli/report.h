@@ -7,7 +7,8 @@
 
 struct report;
 
-struct report *report_new(const struct rr_workflow *wf); /* NULL: out of memory; all others allow it */
+struct report *
+report_new(const struct rr_workflow *wf); /* NULL: out of memory; all others allow it */
 void report_free(struct report *rp);
 void report_hop(struct report *rp, const struct rr_hop *hop);
 void report_span(struct report *rp, const struct rr_span *span);

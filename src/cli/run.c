@@ -86,29 +86,47 @@ static int parse_operands(struct request *rq, int argc, char **argv)
 
 static int parse(struct request *rq, int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"input", required_argument, NULL, 'i'}, {"output", required_argument, NULL, 'o'},
-        {"repeat", required_argument, NULL, 'n'}, {"trace", required_argument, NULL, 't'},
-        {"json", no_argument, NULL, 'j'},        {"no-cache", no_argument, NULL, 'c'},
-        {"verbose", no_argument, NULL, 'v'},     {"quiet", no_argument, NULL, 'q'},
-        {0}};
+    static const struct option options[] = {{"input", required_argument, NULL, 'i'},
+                                            {"output", required_argument, NULL, 'o'},
+                                            {"repeat", required_argument, NULL, 'n'},
+                                            {"trace", required_argument, NULL, 't'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"no-cache", no_argument, NULL, 'c'},
+                                            {"verbose", no_argument, NULL, 'v'},
+                                            {"quiet", no_argument, NULL, 'q'},
+                                            {0}};
     int c, r;
 
     while ((c = getopt_long(argc, argv, "i:o:vq", options, NULL)) != -1) {
         switch (c) {
-        case 'i': rq->input = optarg; break;
-        case 'o': rq->output = optarg; break;
-        case 't': rq->trace = optarg; break;
-        case 'j': rq->json = true; break;
-        case 'c': rq->no_cache = true; break;
-        case 'v': rq->verbose++; break;
-        case 'q': rq->quiet = true; break;
+        case 'i':
+            rq->input = optarg;
+            break;
+        case 'o':
+            rq->output = optarg;
+            break;
+        case 't':
+            rq->trace = optarg;
+            break;
+        case 'j':
+            rq->json = true;
+            break;
+        case 'c':
+            rq->no_cache = true;
+            break;
+        case 'v':
+            rq->verbose++;
+            break;
+        case 'q':
+            rq->quiet = true;
+            break;
         case 'n':
             r = parse_repeat(optarg, &rq->repeat);
             if (r)
                 return r;
             break;
-        default: return RR_E_USAGE;
+        default:
+            return RR_E_USAGE;
         }
     }
     return parse_operands(rq, argc, argv);
@@ -329,8 +347,8 @@ static int run(int argc, char **argv)
 {
     struct session s = {.rq.repeat = 1};
     struct rr_worker_options options = {
-        .observer = {.user = &s, .hop = on_hop, .span = on_span, .log = on_log,
-                     .progress = on_progress}};
+        .observer = {
+            .user = &s, .hop = on_hop, .span = on_span, .log = on_log, .progress = on_progress}};
     struct rr_error err = {0};
     int status = parse(&s.rq, argc, argv), r;
 
@@ -378,7 +396,8 @@ const struct cli_command cli_run = {
         "  -o, --output FILE  the result; - is stdout (default)\n"
         "      --repeat N     run N times; the figures are medians, the result is the last one's\n"
         "      --trace FILE   write a trace for Chrome's about:tracing or Perfetto\n"
-        "      --json         the figures as JSON: on stdout if the result goes to a file, else on\n"
+        "      --json         the figures as JSON: on stdout if the result goes to a file, else "
+        "on\n"
         "                     stderr\n"
         "      --no-cache     compile the modules anew and store nothing\n"
         "  -v, --verbose      more messages; twice: still more\n"

@@ -26,7 +26,8 @@ int rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,
 {
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
-              EVP_DigestUpdate(ctx, a, a_len) == 1 && (!b || EVP_DigestUpdate(ctx, b, b_len) == 1) &&
+              EVP_DigestUpdate(ctx, a, a_len) == 1 &&
+              (!b || EVP_DigestUpdate(ctx, b, b_len) == 1) &&
               EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
 
     EVP_MD_CTX_free(ctx);
@@ -141,7 +142,8 @@ static int load_entry(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret,
     return 0;
 }
 
-int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len)
+int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret,
+                  size_t *ret_len)
 {
     __attribute__((cleanup(rr_free_cleanup))) char *path = NULL;
     __attribute__((cleanup(rr_close_cleanup))) int fd = -1;

@@ -19,7 +19,8 @@ int rr_cache_platform(const char *engine_version, uint8_t ret[RR_DIGEST_BYTES]);
 int rr_cache_dir(char **ret);
 /* The image for @key, owned: free(); -ENOENT when there is none, -EBADMSG when it is damaged,
  * foreign or of another version (the caller compiles again and stores). */
-int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len);
+int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret,
+                  size_t *ret_len);
 /* Write atomically: readers see the old entry or the new one. 0 or negative errno. */
 int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const uint8_t *image,
                    size_t len);

@@ -246,15 +246,17 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
     if (instantiating)
         instantiating->memory = l;
     newest_memory = l;
-    *ret = (wasmtime_linear_memory_t){.env = l, .get_memory = linear_get,
-                                      .grow_memory = linear_grow, .finalizer = linear_release};
+    *ret = (wasmtime_linear_memory_t){.env = l,
+                                      .get_memory = linear_get,
+                                      .grow_memory = linear_grow,
+                                      .finalizer = linear_release};
     return NULL;
 }
 
 /* --- errors -------------------------------------------------------------------------------- */
 
-static int take_error(wasmtime_error_t *e, struct rr_error *err, enum rr_code code, const char *hint,
-                      const char *what)
+static int take_error(wasmtime_error_t *e, struct rr_error *err, enum rr_code code,
+                      const char *hint, const char *what)
 {
     wasm_byte_vec_t text;
 
@@ -316,7 +318,8 @@ static void trap_text(const wasm_byte_vec_t *text, char *out, size_t size)
 
     what = what ? what + sizeof(cause) - 1 : text->data;
     what_end = memchr(what, '\n', (size_t)(end - what));
-    snprintf(out, size, "%.*s", (int)rr_min((uint64_t)((what_end ? what_end : end) - what), 400), what);
+    snprintf(out, size, "%.*s", (int)rr_min((uint64_t)((what_end ? what_end : end) - what), 400),
+             what);
     if (!where || what == text->data)
         return;
     where += sizeof(frame) - 1;
@@ -560,14 +563,13 @@ static int stdin_read(struct rr_instance *inst, union rr_value *args)
  *     local.get 0  i32.const 0  i32.const 1  i32.const 8  call 0)
  */
 static const uint8_t reader_wasm[] = {
-    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0e, 0x02, 0x60, 0x04, 0x7f,
-    0x7f, 0x7f, 0x7f, 0x01, 0x7f, 0x60, 0x01, 0x7f, 0x01, 0x7f, 0x02, 0x22, 0x01, 0x16,
-    0x77, 0x61, 0x73, 0x69, 0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f,
-    0x70, 0x72, 0x65, 0x76, 0x69, 0x65, 0x77, 0x31, 0x07, 0x66, 0x64, 0x5f, 0x72, 0x65,
-    0x61, 0x64, 0x00, 0x00, 0x03, 0x02, 0x01, 0x01, 0x05, 0x04, 0x01, 0x01, 0x02, 0x02,
-    0x07, 0x0e, 0x02, 0x06, 0x6d, 0x65, 0x6d, 0x6f, 0x72, 0x79, 0x02, 0x00, 0x01, 0x72,
-    0x00, 0x01, 0x0a, 0x0e, 0x01, 0x0c, 0x00, 0x20, 0x00, 0x41, 0x00, 0x41, 0x01, 0x41,
-    0x08, 0x10, 0x00, 0x0b,
+    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0e, 0x02, 0x60, 0x04, 0x7f, 0x7f,
+    0x7f, 0x7f, 0x01, 0x7f, 0x60, 0x01, 0x7f, 0x01, 0x7f, 0x02, 0x22, 0x01, 0x16, 0x77, 0x61,
+    0x73, 0x69, 0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f, 0x70, 0x72, 0x65,
+    0x76, 0x69, 0x65, 0x77, 0x31, 0x07, 0x66, 0x64, 0x5f, 0x72, 0x65, 0x61, 0x64, 0x00, 0x00,
+    0x03, 0x02, 0x01, 0x01, 0x05, 0x04, 0x01, 0x01, 0x02, 0x02, 0x07, 0x0e, 0x02, 0x06, 0x6d,
+    0x65, 0x6d, 0x6f, 0x72, 0x79, 0x02, 0x00, 0x01, 0x72, 0x00, 0x01, 0x0a, 0x0e, 0x01, 0x0c,
+    0x00, 0x20, 0x00, 0x41, 0x00, 0x41, 0x01, 0x41, 0x08, 0x10, 0x00, 0x0b,
 };
 #define READER_BUFFER 16u /* after the one iovec at 0 and the count at 8 */
 #define READER_BYTES ((128u << 10) - READER_BUFFER)
@@ -720,8 +722,10 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     if (!options->no_cache) {
         r = rr_cache_dir(&engine->cache_dir);
         if (r < 0)
-            rr_log(1, "no cache of compiled modules: %s; set ROADRUNNER_CACHE_DIR to a folder that "
-                      "only you can write to", strerror(-r));
+            rr_log(1,
+                   "no cache of compiled modules: %s; set ROADRUNNER_CACHE_DIR to a folder that "
+                   "only you can write to",
+                   strerror(-r));
         else
             rr_cache_platform(rr_engine_version(), engine->platform);
     }
@@ -895,7 +899,8 @@ int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module 
         if (e)
             r = take_error(e, err, RR_E_INVALID,
                            "a function may import wasi_snapshot_preview1 and roadrunner; see "
-                           "docs/guest-abi.md", "");
+                           "docs/guest-abi.md",
+                           "");
     }
     if (r) {
         rr_module_free(m);
@@ -933,7 +938,7 @@ static void type_text(const wasm_functype_t *type, char *out, size_t cap)
         for (size_t i = 0; i < vecs[v]->size && n + 2 < cap; i++) {
             wasm_valkind_t kind = wasm_valtype_kind(vecs[v]->data[i]);
 
-            out[n++] = kind == WASM_I32 ? 'i' : kind == WASM_I64 ? 'I' : '?';
+            out[n++] = "?iI"[kind == WASM_I32 ? 1 : kind == WASM_I64 ? 2 : 0];
         }
         if (v == 0 && n + 2 < cap)
             out[n++] = '>';
@@ -1156,7 +1161,8 @@ int rr_instance_call(struct rr_instance *inst, int export, union rr_value *args,
     if (run_begin(inst, deadline_ns))
         return rr_instance_fault(inst, err);
     e = wasmtime_func_call_unchecked(inst->ctx, &inst->exports[export],
-                                     (wasmtime_val_raw_t *)(void *)args, n_args ? n_args : 1, &trap);
+                                     (wasmtime_val_raw_t *)(void *)args, n_args ? n_args : 1,
+                                     &trap);
     return e || trap ? take_trap(inst, e, trap, err) : 0;
 }
 

@@ -87,14 +87,15 @@ struct rr_instance_options {
     size_t n_folders;
     /* Output of the guest; @stream 1 or 2. Return false to fail the write. */
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
-    void *user;              /* also rr_instance_user() */
+    void *user; /* also rr_instance_user() */
 };
 
 int rr_instance_new(struct rr_module *module, const struct rr_instance_options *options,
                     struct rr_instance **ret, struct rr_error *err);
 void rr_instance_free(struct rr_instance *inst);
 void *rr_instance_user(struct rr_instance *inst);
-void rr_instance_set_stdin(struct rr_instance *inst, const uint8_t *data, size_t len); /* borrowed */
+void rr_instance_set_stdin(struct rr_instance *inst, const uint8_t *data,
+                           size_t len); /* borrowed */
 
 /* An export, looked up once; < 0 when it does not exist. */
 int rr_instance_export(struct rr_instance *inst, const char *name);

@@ -75,8 +75,8 @@ static size_t class_of(uint64_t slot_bytes)
 
 uint8_t *rr_reserve(uint64_t bytes, uint64_t align)
 {
-    uint8_t *raw = mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                        -1, 0);
+    uint8_t *raw =
+        mmap(NULL, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint8_t *base;
 
     if (raw == MAP_FAILED)
@@ -131,8 +131,11 @@ static int create(struct rr_arena *arena, enum rr_backing backing, uint64_t slot
 
     if (!region)
         return -ENOMEM;
-    *region = (struct rr_region){.arena = arena, .backing = backing, .slot_bytes = slot_bytes,
-                                 .map_bytes = slot_bytes, .fd = -1};
+    *region = (struct rr_region){.arena = arena,
+                                 .backing = backing,
+                                 .slot_bytes = slot_bytes,
+                                 .map_bytes = slot_bytes,
+                                 .fd = -1};
     region->home = rr_reserve(slot_bytes, slot_bytes);
     if (!region->home) {
         free(region);
@@ -175,7 +178,8 @@ static void discard(struct rr_region *region, uint64_t keep)
 static void *warmer_main(void *data);
 static void *pressure_main(void *data);
 
-int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret, struct rr_error *err)
+int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
+                 struct rr_error *err)
 {
     struct rr_arena *arena = calloc(1, sizeof(*arena));
 
@@ -323,10 +327,9 @@ static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_by
     if (!region)
         r = create(arena, backing, slot_bytes, &region);
     if (r < 0)
-        return rr_error_set(err, RR_E_SYSTEM,
-                            "raise the limits on address space, mappings and descriptors",
-                            "no %s of address space for a message: %s", rr_bytes_text(slot_bytes),
-                            strerror(-r));
+        return rr_error_set(
+            err, RR_E_SYSTEM, "raise the limits on address space, mappings and descriptors",
+            "no %s of address space for a message: %s", rr_bytes_text(slot_bytes), strerror(-r));
     pthread_mutex_lock(&arena->lock);
     if (region->domain != domain && region->warm_bytes) {
         discard(region, 0);
@@ -410,13 +413,15 @@ void rr_region_put(struct rr_region *region)
 static void report_copying(struct rr_arena *arena, int error)
 {
     if (!atomic_exchange(&arena->copying, true))
-        rr_log(1, "the kernel refuses to move pages (mremap: %s); hand-offs copy from now on. "
-                  "Allow mremap in the seccomp profile to get them back",
+        rr_log(1,
+               "the kernel refuses to move pages (mremap: %s); hand-offs copy from now on. "
+               "Allow mremap in the seccomp profile to get them back",
                strerror(error));
 }
 
 /* Copying fall-back: same contract, with memcpy in place of the move. */
-static int move_by_copy(struct rr_region *region, uint8_t *dst, uint64_t bytes, struct rr_error *err)
+static int move_by_copy(struct rr_region *region, uint8_t *dst, uint64_t bytes,
+                        struct rr_error *err)
 {
     uint8_t *src = region->at;
 
@@ -466,8 +471,8 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
 
     if (to == from)
         return 0;
-    region->warm_bytes = rr_min(region->slot_bytes,
-                                bytes > region->warm_bytes ? bytes : region->warm_bytes);
+    region->warm_bytes =
+        rr_min(region->slot_bytes, bytes > region->warm_bytes ? bytes : region->warm_bytes);
     if (atomic_load(&region->arena->copying)) {
         r = move_refused(region, to, bytes, EPERM, err);
     } else if (mremap(from, region->map_bytes, region->map_bytes,
@@ -731,7 +736,8 @@ static bool memory_is_short(void)
     return sysinfo(&si) == 0 && (si.freeram + si.bufferram) * 20 < si.totalram;
 }
 
-/* PSI tells of pressure at once; where the kernel has none, free memory is looked at each second. */
+/* PSI tells of pressure at once; where the kernel has none, free memory is looked at each second.
+ */
 static void *pressure_main(void *data)
 {
     struct rr_arena *arena = data;

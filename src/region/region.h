@@ -37,7 +37,7 @@ enum rr_scrub {
 struct rr_arena_options {
     uint64_t ceiling_bytes; /* pooled warm bytes kept; more is given back; 0 = 1/4 of RAM */
     enum rr_scrub scrub;
-    bool watch_pressure;    /* trim when the kernel reports memory pressure */
+    bool watch_pressure; /* trim when the kernel reports memory pressure */
 };
 
 struct rr_arena_stats {
@@ -52,7 +52,8 @@ struct rr_arena;
 struct rr_region;
 
 /* Create and destroy; every region must have been put back before rr_arena_free(). */
-int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret, struct rr_error *err);
+int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
+                 struct rr_error *err);
 void rr_arena_free(struct rr_arena *arena);
 void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret);
 /* Give pooled pages back until at most @keep_bytes stay warm; returns the bytes given back. */

@@ -68,10 +68,9 @@ uint64_t rr_window_find(const struct instance *i, uint64_t preferred, uint64_t s
 
 static int no_window(const struct message *m, const char *port, struct rr_error *err)
 {
-    return rr_error_set(err, RR_E_LIMIT,
-                        "lower `max` to 64MiB on edges that allow it, or drop what was kept",
-                        "a message of %s for its port '%s' finds no free window",
-                        rr_bytes_text(m->len), port);
+    return rr_error_set(
+        err, RR_E_LIMIT, "lower `max` to 64MiB on edges that allow it, or drop what was kept",
+        "a message of %s for its port '%s' finds no free window", rr_bytes_text(m->len), port);
 }
 
 /* Two messages of one address meet when a fan-out's receivers forward theirs to one function. */
@@ -80,8 +79,9 @@ static void warn_moved(struct instance *i, const struct message *m, const char *
     struct fn *f = &i->w->fns[i->fn];
 
     if (m->fixed && !f->warned)
-        rr_log(1, "function '%s' gets a message on port '%s' at another address than it had, which "
-                  "another input has: pointers in it are not valid",
+        rr_log(1,
+               "function '%s' gets a message on port '%s' at another address than it had, which "
+               "another input has: pointers in it are not valid",
                f->spec->name, port);
     f->warned = f->warned || m->fixed;
 }

@@ -30,8 +30,8 @@ struct message {
     struct port *spare_of;    /* of a patched one: the port that may use its region again */
     uint64_t len;
     uint64_t window, slot_bytes;
-    bool fixed;               /* a guest has seen its address: it may hold pointers into itself */
-    uint8_t *meta;            /* owned: {u32 key_len, u32 value_len, key, value} ... */
+    bool fixed;    /* a guest has seen its address: it may hold pointers into itself */
+    uint8_t *meta; /* owned: {u32 key_len, u32 value_len, key, value} ... */
     size_t meta_len;
     int edge;
     enum rr_path path;
@@ -93,9 +93,9 @@ struct instance {
     size_t n_held, room;
     uint64_t deadline_ns;
     size_t n_sent;
-    int caller;             /* function that waits for the reply; -1 */
+    int caller; /* function that waits for the reply; -1 */
     struct message *reply;
-    struct message *out;    /* stdio: what it has written so far */
+    struct message *out; /* stdio: what it has written so far */
     uint64_t out_room;
     char lines[2][LINE_BYTES];
     size_t line_len[2];

@@ -103,8 +103,8 @@ static int connect_all(struct rr_worker *w, struct rr_error *err)
     return 0;
 }
 
-static int misfit(const struct rr_worker *w, const struct fn *f, struct rr_pos pos, const char *what,
-                  struct rr_error *err)
+static int misfit(const struct rr_worker *w, const struct fn *f, struct rr_pos pos,
+                  const char *what, struct rr_error *err)
 {
     rr_error_set(err, RR_E_INVALID, "use the window tier: build it with roadrunner.h",
                  "function '%s' is of the %s tier, which has %s", f->spec->name,

@@ -122,7 +122,12 @@ static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
 {
     for (size_t k = 0; k < n && w->observer.hop; k++) {
         const struct message *m = inputs[k];
-        struct rr_hop hop = {m->edge, m->path, m->len, m->copied_bytes, m->sent_ns, received_ns,
+        struct rr_hop hop = {m->edge,
+                             m->path,
+                             m->len,
+                             m->copied_bytes,
+                             m->sent_ns,
+                             received_ns,
                              m->send_cost_ns + received_ns - deliver_ns};
 
         w->observer.hop(w->observer.user, &hop);
@@ -189,7 +194,8 @@ static int check_outcome(struct rr_worker *w, struct instance *i, int status, st
     struct fn *f = &w->fns[i->fn];
 
     if (status && i->caller < 0)
-        return rr_error_set(err, RR_E_GUEST, "see its log; its own documentation says what that means",
+        return rr_error_set(err, RR_E_GUEST,
+                            "see its log; its own documentation says what that means",
                             "it failed with status %d", status);
     if (status == 0 && i->n_sent == 0 && must_send(f))
         return rr_error_set(err, RR_E_GUEST, "send on each of its ports before it returns",

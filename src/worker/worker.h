@@ -31,7 +31,7 @@ enum rr_path {
 };
 
 struct rr_hop {
-    int edge;              /* index into the workflow's edges */
+    int edge; /* index into the workflow's edges */
     enum rr_path path;
     uint64_t payload_bytes;
     uint64_t copied_bytes; /* at the sender and at the receiver */
@@ -43,11 +43,11 @@ struct rr_hop {
 
 struct rr_span {
     int function;
-    uint64_t begin_ns;  /* an instance is wanted */
-    uint64_t start_ns;  /* its handler starts */
-    uint64_t end_ns;    /* it has returned */
+    uint64_t begin_ns; /* an instance is wanted */
+    uint64_t start_ns; /* its handler starts */
+    uint64_t end_ns;   /* it has returned */
     uint64_t heap_bytes;
-    bool fresh;         /* an instance was made for it */
+    bool fresh; /* an instance was made for it */
 };
 
 /* Told what happens, on the worker's thread; members may be NULL. */
@@ -56,7 +56,8 @@ struct rr_observer {
     void (*hop)(void *user, const struct rr_hop *hop);
     void (*span)(void *user, const struct rr_span *span);
     void (*log)(void *user, int function, int level, const char *text, size_t len);
-    void (*progress)(void *user, const char *what, uint64_t done, uint64_t total); /* total 0: unknown */
+    void (*progress)(void *user, const char *what, uint64_t done,
+                     uint64_t total); /* total 0: unknown */
 };
 
 struct rr_worker_options {

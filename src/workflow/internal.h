@@ -19,8 +19,8 @@ enum yaml_kind { YAML_SCALAR, YAML_LIST, YAML_MAP };
 
 struct yaml_node {
     enum yaml_kind kind;
-    bool plain;                     /* a scalar without quotes */
-    const char *text;               /* of a scalar; NUL-terminated, no NUL inside */
+    bool plain;       /* a scalar without quotes */
+    const char *text; /* of a scalar; NUL-terminated, no NUL inside */
     size_t len;
     struct rr_pos pos;
     struct yaml_node *first, *next; /* children; of a map: key, value, key, value ... */
@@ -31,7 +31,7 @@ struct yaml_block;
 struct yaml_doc {
     struct yaml_block *blocks; /* owned: every node and text */
     size_t n_nodes;
-    struct yaml_node *root;    /* NULL: the text holds no document */
+    struct yaml_node *root; /* NULL: the text holds no document */
 };
 
 int rr_yaml_read(struct yaml_doc *doc, const char *file, const char *text, size_t len,
@@ -46,7 +46,7 @@ struct reader {
     struct name_index {
         const char *name;
         int index;
-    } *by_name;                          /* sorted, n_functions long */
+    } *by_name;                           /* sorted, n_functions long */
     const struct yaml_node **calls_nodes; /* `calls` of each function or NULL */
 };
 

@@ -22,9 +22,8 @@ struct unit {
 
 static const struct unit size_units[] = {
     {"B", 1}, {"KiB", 1ull << 10}, {"MiB", RR_MIB}, {"GiB", RR_GIB}, {NULL, 0}};
-static const struct unit time_units[] = {{"ns", 1},           {"us", 1000},
-                                         {"ms", 1000000},     {"s", 1000000000},
-                                         {"m", 60000000000u}, {NULL, 0}};
+static const struct unit time_units[] = {{"ns", 1},         {"us", 1000},        {"ms", 1000000},
+                                         {"s", 1000000000}, {"m", 60000000000u}, {NULL, 0}};
 
 struct fields {
     const struct yaml_node *values[MAX_KEYS]; /* by the index of the key; NULL: not given */
@@ -435,8 +434,8 @@ static int read_folders(struct reader *r, const struct yaml_node *list, struct r
 
 static int read_function(struct reader *r, const struct yaml_node *key, struct rr_function *f)
 {
-    static const char *const keys[] = {"module", "memory", "deadline", "instances", "env",
-                                       "args",   "folders", "calls",   NULL};
+    static const char *const keys[] = {"module", "memory",  "deadline", "instances", "env",
+                                       "args",   "folders", "calls",    NULL};
     struct fields in;
     char what[80];
     int rc;
@@ -551,8 +550,7 @@ static int read_endpoint(struct reader *r, const struct yaml_node *node, const c
         return rc;
     dot = strchr(node->text, '.');
     len = dot ? (size_t)(dot - node->text) : node->len;
-    if (!rr_name_valid(node->text, len) ||
-        (dot && !rr_name_valid(dot + 1, node->len - len - 1)))
+    if (!rr_name_valid(node->text, len) || (dot && !rr_name_valid(dot + 1, node->len - len - 1)))
         return rr_reader_fail(r, RR_E_INVALID, node->pos, "write FUNCTION or FUNCTION.PORT",
                               "'%.160s' is not a function and port", node->text);
     snprintf(name, sizeof(name), "%.*s", (int)len, node->text);
@@ -711,10 +709,9 @@ static int read_version(struct reader *r, const struct yaml_node *map)
             continue;
         if (key->next->kind == YAML_SCALAR && key->next->plain && strcmp(key->next->text, "1") == 0)
             return 0;
-        return rr_reader_fail(r, RR_E_INVALID, key->next->pos,
-                              "write `version: 1`, or use a newer roadrunner",
-                              "version '%.40s' of the workflow format is not known",
-                              key->next->text);
+        return rr_reader_fail(
+            r, RR_E_INVALID, key->next->pos, "write `version: 1`, or use a newer roadrunner",
+            "version '%.40s' of the workflow format is not known", key->next->text);
     }
     return rr_reader_fail(r, RR_E_INVALID, map->pos, "begin the file with `version: 1`",
                           "the workflow has no version");

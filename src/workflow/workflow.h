@@ -12,11 +12,11 @@
 #include "base/error.h"
 
 #define RR_WORKFLOW_MAX_FUNCTIONS 1024
-#define RR_WORKFLOW_MAX_EDGES 4096         /* the two of each call included */
-#define RR_WORKFLOW_MAX_NAME 63            /* [A-Za-z][A-Za-z0-9_-]* */
-#define RR_WORKFLOW_MAX_FOLDERS 64         /* of one function */
-#define RR_WORKFLOW_MAX_FILE (1u << 20)    /* bytes of YAML */
-#define RR_WINDOW_BASE (1ull << 30)        /* windows lie in [1 GiB, 3 GiB) of linear memory */
+#define RR_WORKFLOW_MAX_EDGES 4096      /* the two of each call included */
+#define RR_WORKFLOW_MAX_NAME 63         /* [A-Za-z][A-Za-z0-9_-]* */
+#define RR_WORKFLOW_MAX_FOLDERS 64      /* of one function */
+#define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
+#define RR_WINDOW_BASE (1ull << 30)     /* windows lie in [1 GiB, 3 GiB) of linear memory */
 #define RR_WINDOW_END (3ull << 30)
 #define RR_SLOT_SMALL (64ull << 20)
 #define RR_SLOT_LARGE (1ull << 30)
@@ -32,20 +32,20 @@ struct rr_folder {
 };
 
 struct rr_function {
-    char *name;                     /* owned, like all strings here */
-    char *module;                   /* path, resolved against the workflow file's folder */
-    uint64_t memory_bytes;          /* limit of the heap; default 256 MiB */
-    uint64_t deadline_ns;           /* per message; default 10 s; 0 = none */
-    unsigned int instances;         /* 0: a fresh instance per message (default); N: at most N, reused */
-    char **env;                     /* "NAME=value", NULL-terminated */
-    char **args;                    /* NULL-terminated, without argv[0] */
+    char *name;             /* owned, like all strings here */
+    char *module;           /* path, resolved against the workflow file's folder */
+    uint64_t memory_bytes;  /* limit of the heap; default 256 MiB */
+    uint64_t deadline_ns;   /* per message; default 10 s; 0 = none */
+    unsigned int instances; /* 0: a fresh instance per message (default); N: at most N, reused */
+    char **env;             /* "NAME=value", NULL-terminated */
+    char **args;            /* NULL-terminated, without argv[0] */
     struct rr_folder *folders;
     size_t n_folders;
-    char **calls;                   /* names of functions it may call; NULL-terminated */
+    char **calls; /* names of functions it may call; NULL-terminated */
     struct rr_pos pos, module_pos;
 };
 
-#define RR_NODE_INPUT (-1)          /* `from: input`, the workflow's own input */
+#define RR_NODE_INPUT (-1) /* `from: input`, the workflow's own input */
 
 /*
  * Besides the edges of the file there are two for each name in a function's
@@ -53,17 +53,17 @@ struct rr_function {
  * "out" -> caller "reply:NAME" (is_reply). They follow the edges of the file.
  */
 struct rr_edge {
-    int from;                       /* index of the function, or RR_NODE_INPUT */
-    int to;                         /* index of the function */
+    int from; /* index of the function, or RR_NODE_INPUT */
+    int to;   /* index of the function */
     bool is_call, is_reply;
-    char *from_port, *to_port;      /* default "out" and "in" */
-    bool max_declared;              /* the file says `max` for this output port */
-    uint64_t max_bytes;             /* of the output port: the largest `max` declared for it;
-                                       else what its slot holds */
-    uint64_t slot_bytes;            /* RR_SLOT_SMALL or RR_SLOT_LARGE */
-    uint64_t window;                /* guest address assigned at load; edges of one
-                                       output port (fan-out, replies) share it */
-    struct rr_pos pos;              /* of the edge or of the name in `calls` */
+    char *from_port, *to_port; /* default "out" and "in" */
+    bool max_declared;         /* the file says `max` for this output port */
+    uint64_t max_bytes;        /* of the output port: the largest `max` declared for it;
+                                  else what its slot holds */
+    uint64_t slot_bytes;       /* RR_SLOT_SMALL or RR_SLOT_LARGE */
+    uint64_t window;           /* guest address assigned at load; edges of one
+                                  output port (fan-out, replies) share it */
+    struct rr_pos pos;         /* of the edge or of the name in `calls` */
 };
 
 struct rr_workflow {
@@ -72,13 +72,13 @@ struct rr_workflow {
     size_t n_functions;
     struct rr_edge *edges;
     size_t n_edges;
-    int result;                     /* function whose port is the result */
-    char *result_port;              /* default "out" */
-    uint64_t result_window;         /* its address; that of the edges which carry it as well */
+    int result;             /* function whose port is the result */
+    char *result_port;      /* default "out" */
+    uint64_t result_window; /* its address; that of the edges which carry it as well */
     uint64_t result_slot_bytes;
     struct rr_pos result_pos;
-    int *order;                     /* n_functions indices: a function comes after those that
-                                       send to it and after those that call it */
+    int *order; /* n_functions indices: a function comes after those that
+                   send to it and after those that call it */
 };
 
 /**

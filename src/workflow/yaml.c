@@ -237,8 +237,7 @@ static int syntax_error(struct builder *b, struct fy_diag *diag)
     struct rr_pos pos = {1, 1};
 
     if (e && e->line > 0)
-        pos = (struct rr_pos){(unsigned int)e->line,
-                              (unsigned int)(e->column > 0 ? e->column : 1)};
+        pos = (struct rr_pos){(unsigned int)e->line, (unsigned int)(e->column > 0 ? e->column : 1)};
     return fail(b, pos, "check indentation, quotes and brackets here and in the line before",
                 "not valid YAML: %s", e && e->msg ? e->msg : "the text cannot be read");
 }

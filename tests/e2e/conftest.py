@@ -43,7 +43,11 @@ class Runner:
             "ROADRUNNER_CACHE_DIR": str(cache),
         }
         self.env.update(
-            {k: v for k, v in os.environ.items() if k.endswith("SAN_OPTIONS") or k == "TSAN_OPTIONS"}
+            {
+                k: v
+                for k, v in os.environ.items()
+                if k.endswith("SAN_OPTIONS") or k == "TSAN_OPTIONS"
+            }
         )
 
     def __call__(self, *args, stdin=b"", env=None, **kw):

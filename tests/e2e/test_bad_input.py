@@ -205,7 +205,9 @@ def test_disk_full(rr, echo):
     assert r.status == 74, r
     assert "No space left" in r.err and "/dev/full" in r.err and "hint: " in r.err
     with open("/dev/full", "wb") as full:
-        p = subprocess.run([BIN, "run", echo], input=b"text", stdout=full, stderr=subprocess.PIPE, env=rr.env)
+        p = subprocess.run(
+            [BIN, "run", echo], input=b"text", stdout=full, stderr=subprocess.PIPE, env=rr.env
+        )
     assert p.returncode == 74, p.stderr
 
 
@@ -231,7 +233,11 @@ def test_output_folder_missing(rr, echo, tmp_path):
 
 def test_closed_pipe(rr, echo):
     p = subprocess.Popen(
-        [BIN, "run", echo, "-q"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=rr.env
+        [BIN, "run", echo, "-q"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=rr.env,
     )
     p.stdout.close()
     _, err = p.communicate(b"x" * MIB, timeout=60 * SLOW)
@@ -273,7 +279,11 @@ def test_interrupt_while_a_guest_runs(rr, tmp_path, number):
 
 def test_interrupt_while_reading(rr, echo):
     p = subprocess.Popen(
-        [BIN, "run", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=rr.env
+        [BIN, "run", echo],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=rr.env,
     )
     time.sleep(0.5 * SLOW)
     p.send_signal(signal.SIGINT)
@@ -291,8 +301,16 @@ def test_interrupt_while_reading(rr, echo):
         ("version: 2\n", 65, "version"),
         ("version: 1\nfunctions: [\n", 65, ":"),
         ("\0\1\2", 65, ":"),
-        ("version: 1\nfunctions: {f: {module: nowhere.wasm}}\nedges: [{from: input, to: f}]\nresult: f\n", 66, "nowhere.wasm"),
-        ("version: 1\nfunctions: {f: {module: flow.yaml}}\nedges: [{from: input, to: g}]\nresult: f\n", 65, "'g'"),
+        (
+            "version: 1\nfunctions: {f: {module: nowhere.wasm}}\nedges: [{from: input, to: f}]\nresult: f\n",
+            66,
+            "nowhere.wasm",
+        ),
+        (
+            "version: 1\nfunctions: {f: {module: flow.yaml}}\nedges: [{from: input, to: g}]\nresult: f\n",
+            65,
+            "'g'",
+        ),
         (
             "version: 1\nfunctions: {a: {module: flow.yaml}, b: {module: flow.yaml}}\n"
             "edges: [{from: input, to: a}, {from: a, to: b}, {from: b, to: a.back}]\nresult: b\n",

@@ -9,7 +9,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
-from conftest import BIN, GUESTS, MIB, edge, guest
+from conftest import BIN, GUESTS, MIB, ROOT, edge, guest
 
 PHOTO = GUESTS / "examples/photo/workflow.yaml"
 
@@ -26,14 +26,24 @@ def test_version_and_help(rr):
 def test_check(rr):
     r = rr("check", PHOTO)
     assert r.status == 0 and b"5 functions, 6 edges" in r.out, r
-    assert json.loads(rr("check", PHOTO, "--json").out) == {"workflow": "photo", "functions": 5, "edges": 6}
+    assert json.loads(rr("check", PHOTO, "--json").out) == {
+        "workflow": "photo",
+        "functions": 5,
+        "edges": 6,
+    }
 
 
 def test_explain_text_and_json(rr):
     text = rr("explain", PHOTO).out.decode()
     assert "decode.raw -> resize" in text and "view" in text
     graph = json.loads(rr("explain", PHOTO, "--json").out)
-    assert [f["name"] for f in graph["functions"]] == ["decode", "resize", "histogram", "join", "encode"]
+    assert [f["name"] for f in graph["functions"]] == [
+        "decode",
+        "resize",
+        "histogram",
+        "join",
+        "encode",
+    ]
     assert all(f["tier"] == "window" for f in graph["functions"])
     assert len(graph["edges"]) == 6
     raw = [e for e in graph["edges"] if e["from"] == "decode.raw"]
@@ -166,7 +176,9 @@ def test_inspect_json_and_failure(rr, tmp_path):
     r = rr("inspect", "--json", guest("echo"), tmp_path / "x.wasm", guest("no_abi"))
     assert r.status == 65
     good, broken, unfit = json.loads(r.out)
-    assert good["tier"] == "window" and {"name": "roadrunner_abi", "kind": "func"} in good["exports"]
+    assert (
+        good["tier"] == "window" and {"name": "roadrunner_abi", "kind": "func"} in good["exports"]
+    )
     assert broken["error"]["code"] == "invalid" and "error" in unfit and unfit["exports"]
 
 
@@ -247,7 +259,12 @@ def deny_mremap():
     nr = {"x86_64": 25, "aarch64": 216}[os.uname().machine]
     code = b"".join(
         struct.pack("<HBBI", *i)
-        for i in [(0x20, 0, 0, 0), (0x15, 0, 1, nr), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7FFF0000)]
+        for i in [
+            (0x20, 0, 0, 0),
+            (0x15, 0, 1, nr),
+            (0x06, 0, 0, 0x00050001),
+            (0x06, 0, 0, 0x7FFF0000),
+        ]
     )
     buffer = ctypes.create_string_buffer(code, len(code))
 
@@ -283,12 +300,11 @@ def test_bench_command(rr):
 
 
 def test_completions_know_every_option(rr):
-    root = os.environ.get("RR_ROOT")
-    if not root or not os.path.exists(f"{root}/completions/roadrunner.bash"):
-        pytest.fail("completions/roadrunner.bash is missing")
-    text = open(f"{root}/completions/roadrunner.bash").read()
+    text = (ROOT / "completions/roadrunner.bash").read_text()
     for command in ("run", "check", "explain", "inspect", "compile", "bench"):
         assert command in text
-        for word in subprocess.run([BIN, command, "--help"], capture_output=True).stdout.decode().split():
+        for word in (
+            subprocess.run([BIN, command, "--help"], capture_output=True).stdout.decode().split()
+        ):
             if word.startswith("--") and word.strip(",").isascii():
                 assert word.strip("[],") in text, (command, word)

@@ -48,7 +48,9 @@ def test_tree_counts_words_without_serializing(rr):
 
 def test_tree_large_moves_without_copies(rr, tmp_path):
     text = tmp_path / "text"
-    names = (f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676 % 26)}" for i in range(17576))
+    names = (
+        f"{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}{chr(97 + i // 676 % 26)}" for i in range(17576)
+    )
     text.write_text(" ".join(n + "x" * 20 for n in names))
     r = rr("run", EXAMPLES / "tree/workflow.yaml", text, "--json")
     assert r.status == 0, r

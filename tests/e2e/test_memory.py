@@ -36,7 +36,11 @@ def test_sender_loses_access(rr, size, several):
     functions = {"send": "after_send", "check": "all_equal"}
     if several:
         functions.update(other="all_equal", both="concat")
-        edges += [("send", "other", "64MiB"), ("check", "both.a", "64MiB"), ("other", "both.b", "64MiB")]
+        edges += [
+            ("send", "other", "64MiB"),
+            ("check", "both.a", "64MiB"),
+            ("other", "both.b", "64MiB"),
+        ]
     secret = 0x5EC12E7_5EC12E7
     r = rr.flow(functions, edges, "both" if several else "check", u64(size, secret))
     assert r.status == 0, r

@@ -57,7 +57,8 @@ struct name {
 
 static struct name name(void)
 {
-    static const char *const names[] = {"out", "a", "big", "call:callee", "callee", "nowhere", "in"};
+    static const char *const names[] = {"out",    "a",       "big", "call:callee",
+                                        "callee", "nowhere", "in"};
     uint8_t how = byte();
     if (how < 240) {
         const char *p = names[how % 7];

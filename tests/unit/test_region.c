@@ -104,9 +104,13 @@ static void test_move(void **state)
     static const struct {
         enum rr_backing backing;
         uint64_t slot, bytes;
-    } cases[] = {{RR_ANON, SMALL, 1},         {RR_ANON, SMALL, 5 * RR_MIB}, {RR_ANON, SMALL, SMALL},
-                 {RR_ANON, LARGE, 3 * RR_MIB}, {RR_ANON, LARGE, 200 * RR_MIB},
-                 {RR_MEMFD, SMALL, 5 * RR_MIB}, {RR_MEMFD, LARGE, 100 * RR_MIB}};
+    } cases[] = {{RR_ANON, SMALL, 1},
+                 {RR_ANON, SMALL, 5 * RR_MIB},
+                 {RR_ANON, SMALL, SMALL},
+                 {RR_ANON, LARGE, 3 * RR_MIB},
+                 {RR_ANON, LARGE, 200 * RR_MIB},
+                 {RR_MEMFD, SMALL, 5 * RR_MIB},
+                 {RR_MEMFD, LARGE, 100 * RR_MIB}};
     struct fixture *f = *state;
 
     for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
@@ -217,7 +221,8 @@ static void test_pool_reuses_and_scrubs(void **state)
             uint8_t *home;
 
             assert_int_equal(rr_region_get(arena, (enum rr_backing)backing, SMALL, RR_MIB,
-                                           cases[i].first, &r, &err), 0);
+                                           cases[i].first, &r, &err),
+                             0);
             home = rr_region_data(r);
             /* through a window, as a guest would */
             uint8_t *window = rr_reserve(SMALL, SMALL);
@@ -228,7 +233,8 @@ static void test_pool_reuses_and_scrubs(void **state)
             rr_region_put(r);
             assert_int_equal(stats_of(arena).warm_regions, 1);
             assert_int_equal(rr_region_get(arena, (enum rr_backing)backing, SMALL, RR_MIB,
-                                           cases[i].second, &r, &err), 0);
+                                           cases[i].second, &r, &err),
+                             0);
             assert_ptr_equal(rr_region_data(r), home);
             if (cases[i].zero)
                 assert_zero(home, RR_MIB);
@@ -333,8 +339,9 @@ static void test_move_and_swap_pages(void **state)
         rr_region_swap_pages(f->arena, b, a, 2 * len);
         assert_filled(b, 2 * len, 5);
         assert_int_equal(mmap(f->window, 2 * LARGE, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
-                             MAP_FAILED, 0);
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+                              0) == MAP_FAILED,
+                         0);
     }
 }
 
@@ -365,7 +372,8 @@ static void *intrude(void *data)
     struct intruder *in = data;
 
     while (!atomic_load(&in->stop)) {
-        uint8_t *p = mmap(NULL, SMALL, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        uint8_t *p =
+            mmap(NULL, SMALL, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
         if (p == MAP_FAILED)
             continue;

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "workflow/workflow.h"
@@ -48,7 +50,8 @@ static void test_mistakes(void **state)
         {HEAD IN "  - {from: a, to: b, max: 3}\nresult: b\n", 7, "max", ""},
         {HEAD IN "  - {from: a, to: b, max: 2GiB}\nresult: b\n", 7, "max", ""},
         {HEAD IN "  - {from: a, to: b, max: -1MiB}\nresult: b\n", 7, "max", ""},
-        {HEAD IN "  - {from: a, to: b}\n  - {from: a.x, to: b}\nresult: b\n", 8, "port 'in' of 'b'", ""},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: a.x, to: b}\nresult: b\n", 8, "port 'in' of 'b'",
+         ""},
         {HEAD IN "  - {from: a, to: b}\n  - {from: a, to: b.x}\nresult: b\n", 8, "twice", ""},
         {HEAD IN "  - {from: a, to: b}\n  - {from: b, to: a.back}\nresult: b\n", 0, "cycle", ""},
         {HEAD IN "  - {from: a, to: a.again}\nresult: a\n", 0, "", ""},
@@ -57,22 +60,34 @@ static void test_mistakes(void **state)
         {HEAD IN "  - {from: a, to: b}\n", 0, "result", ""},
         {"version: 1\nfunctions: {}\nedges: []\nresult: a\n", 0, "", ""},
         {"version: 1\nfunctions: {1a: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "", ""},
-        {"version: 1\nfunctions: {input: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "input", ""},
+        {"version: 1\nfunctions: {input: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "input",
+         ""},
         {"version: 1\nfunctions: {a: {}}\nedges: []\nresult: a\n", 2, "module", ""},
-        {"version: 1\nfunctions: {a: {module: x, memory: lots}}\nedges: []\nresult: a\n", 2, "memory", ""},
-        {"version: 1\nfunctions: {a: {module: x, memory: 9GiB}}\nedges: []\nresult: a\n", 2, "memory", ""},
-        {"version: 1\nfunctions: {a: {module: x, deadline: 5}}\nedges: []\nresult: a\n", 2, "deadline", ""},
-        {"version: 1\nfunctions: {a: {module: x, instances: 0}}\nedges: []\nresult: a\n", 2, "instances", ""},
-        {"version: 1\nfunctions: {a: {module: x, instances: 5000}}\nedges: []\nresult: a\n", 2, "instances", ""},
+        {"version: 1\nfunctions: {a: {module: x, memory: lots}}\nedges: []\nresult: a\n", 2,
+         "memory", ""},
+        {"version: 1\nfunctions: {a: {module: x, memory: 9GiB}}\nedges: []\nresult: a\n", 2,
+         "memory", ""},
+        {"version: 1\nfunctions: {a: {module: x, deadline: 5}}\nedges: []\nresult: a\n", 2,
+         "deadline", ""},
+        {"version: 1\nfunctions: {a: {module: x, instances: 0}}\nedges: []\nresult: a\n", 2,
+         "instances", ""},
+        {"version: 1\nfunctions: {a: {module: x, instances: 5000}}\nedges: []\nresult: a\n", 2,
+         "instances", ""},
         {"version: 1\nfunctions: {a: {module: x, env: [1]}}\nedges: []\nresult: a\n", 2, "env", ""},
-        {"version: 1\nfunctions: {a: {module: x, memroy: 1MiB}}\nedges: []\nresult: a\n", 2, "memroy", "memory"},
-        {"version: 1\nfunctions: {a: {module: x, calls: [b]}}\nedges: [{from: input, to: a}]\nresult: a\n", 2, "'b'", ""},
+        {"version: 1\nfunctions: {a: {module: x, memroy: 1MiB}}\nedges: []\nresult: a\n", 2,
+         "memroy", "memory"},
+        {"version: 1\nfunctions: {a: {module: x, calls: [b]}}\nedges: [{from: input, to: "
+         "a}]\nresult: a\n",
+         2, "'b'", ""},
         {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y, calls: [a]}}\n"
-         "edges: [{from: input, to: a}]\nresult: a\n", 0, "called by", ""},
+         "edges: [{from: input, to: a}]\nresult: a\n",
+         0, "called by", ""},
         {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y}}\n"
-         "edges: [{from: input, to: a}, {from: a, to: b}]\nresult: a\n", 3, "called by", ""},
+         "edges: [{from: input, to: a}, {from: a, to: b}]\nresult: a\n",
+         3, "called by", ""},
         {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
-         "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n", 0, "", ""},
+              "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
+         0, "", ""},
     };
 
     (void)state;
@@ -88,6 +103,81 @@ static void test_mistakes(void **state)
         if (strcmp(err.file, "dir/flow.yaml") != 0 || !err.line || !err.column ||
             (cases[i].line && err.line != cases[i].line))
             fail_msg("case %zu: %s:%u:%u: %s", i, err.file, err.line, err.column, err.text);
+    }
+}
+
+/* Where exactly: line and column of the word that is wrong, and the whole of a cycle. */
+static void test_positions(void **state)
+{
+    static const struct {
+        const char *text;
+        unsigned int line, column;
+        const char *says, *hint;
+    } cases[] = {
+        {"a: 1\nb: \xff\n", 2, 4, "0xff", "UTF-8"},
+        {"version: 1\nname: &x y\n", 2, 10, "anchors", "value"},
+        {"version: 1\nname: !x y\n", 2, 10, "tags", "tag"},
+        {"version: 1\nname: *x\n", 2, 8, "aliases", "value"},
+        {"version: 1\n---\nversion: 1\n", 2, 1, "second", "one workflow"},
+        {"version: 1\n[a]: b\n", 2, 1, "key", ""},
+        {"- version: 1\n", 1, 1, "a workflow must be a map, not a list", "key: value"},
+        {"version: 1\nname: 9x\nfunctions: {}\nedges: []\nresult: a\n", 2, 7, "'9x'", "letter"},
+        {"version: 1\nnmae: x\n", 2, 1, "unknown key 'nmae'", "'name'"},
+        {"version: 1\nfunctions: {a: {module: 3}}\nedges: []\nresult: a\n", 2, 25,
+         "a text, not a number", "quotes"},
+        {"version: 1\nfunctions: {a: {module: x, args: [1, [2]]}}\nedges: []\nresult: a\n", 2, 38,
+         "argument", ""},
+        {"version: 1\nfunctions: {a: {module: x, env: {9: x}}}\nedges: []\nresult: a\n", 2, 34,
+         "'9'", "digit"},
+        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d}]}}\nedges: []\nresult: a\n", 2,
+         38, "'guest'", "{host: data, guest: /data}"},
+        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /a/../b}]}}\nedges: "
+         "[]\n"
+         "result: a\n",
+         2, 55, "/a/../b", "'..'"},
+        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /d, writable: 1}]}}\n"
+         "edges: []\nresult: a\n",
+         2, 69, "true or false", ""},
+        {"version: 1\nfunctions: {a: {module: x, calls: [a]}}\nedges: [{from: input, to: "
+         "a}]\nresult: a\n",
+         3, 9, "'a' is called by 'a'", ""},
+        {"version: 1\nfunctions:\n  a: {module: x, calls: [b, b]}\n  b: {module: x}\n"
+         "edges: [{from: input, to: a}]\nresult: a\n",
+         3, 29, "twice", "one of the two"},
+        {"version: 1\nfunctions:\n  a: {module: x, calls: [b]}\n  b: {module: x, calls: [c]}\n"
+         "  c: {module: x, calls: [b]}\nedges: [{from: input, to: a}]\nresult: a\n",
+         5, 26, "b -> c -> b", "`calls`"},
+        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: x}}\n"
+         "edges: [{from: input, to: a}]\nresult: b\n",
+         4, 9, "cannot give the result", "own entry"},
+        {"version: 1\nfunctions: {a: {module: x}, b: {module: x}, c: {module: x}}\nedges:\n"
+         "  - {from: input, to: a}\n  - {from: a, to: b}\n  - {from: c, to: a.x}\n"
+         "  - {from: b, to: c}\nresult: c\n",
+         7, 5, "c -> a -> b -> c", "remove this edge"},
+        {HEAD IN "  - {from: input.x, to: b}\nresult: b\n", 7, 12, "'input' has no ports",
+         "from: input"},
+        {HEAD IN "  - {from: a, to: b.c.d}\nresult: b\n", 7, 19, "'b.c.d'", "FUNCTION.PORT"},
+        {HEAD IN "  - {from: a, to: b}\nresult: input\n", 8, 9, "the result", "function"},
+        /* halves: f0.x meets a.out at one end, b.out at the other, and those two fill both */
+        {"version: 1\nfunctions: {f: {module: x}, a: {module: x}, b: {module: x}}\nedges:\n"
+         "  - {from: input, to: f, max: 8MiB}\n  - {from: f, to: a, max: 512MiB}\n"
+         "  - {from: a, to: b, max: 512MiB}\n  - {from: f.x, to: b.x, max: 8MiB}\nresult: b\n",
+         7, 5, "a large and a small edge cannot share the address space of 'b'", "64MiB"},
+        {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
+              "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
+         7, 5, "two large edges cannot share the address space of 'a'", "lower `max` to 64MiB"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        struct rr_workflow *wf = NULL;
+        struct rr_error err;
+
+        assert_int_equal(parse(cases[i].text, &wf, &err), RR_E_INVALID);
+        assert_null(wf);
+        if (err.line != cases[i].line || err.column != cases[i].column ||
+            !strstr(err.text, cases[i].says) || !strstr(err.hint, cases[i].hint) || !err.hint[0])
+            fail_msg("case %zu: %u:%u: %s (%s)", i, err.line, err.column, err.text, err.hint);
     }
 }
 
@@ -166,12 +256,14 @@ static void check_layout(const struct rr_workflow *wf)
                 assert_int_equal(a->window, b->window);
             else
                 for (int f = 0; f < (int)wf->n_functions; f++)
-                    if (at(a, f) && at(b, f))
+                    if (at(a, f) && at(b, f) &&
+                        !(a->is_call && b->is_call && a->to == f && b->to == f))
                         assert_false(overlap(a->window, a->slot_bytes, b->window, b->slot_bytes));
         }
         if (at(a, wf->result) &&
             !(a->from == wf->result && strcmp(a->from_port, wf->result_port) == 0))
-            assert_false(overlap(a->window, a->slot_bytes, wf->result_window, wf->result_slot_bytes));
+            assert_false(
+                overlap(a->window, a->slot_bytes, wf->result_window, wf->result_slot_bytes));
     }
 }
 
@@ -182,11 +274,14 @@ static void test_layouts(void **state)
         uint64_t slot_of_first;
     } cases[] = {
         {HEAD IN "  - {from: a, to: b}\nresult: b\n", RR_SLOT_LARGE},
-        {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a, to: b}\nresult: b\n", RR_SLOT_LARGE},
-        {HEAD "  - {from: input, to: a, max: 64MiB}\n  - {from: a, to: b}\nresult: b\n", RR_SLOT_SMALL},
+        {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a, to: b}\nresult: b\n",
+         RR_SLOT_LARGE},
+        {HEAD "  - {from: input, to: a, max: 64MiB}\n  - {from: a, to: b}\nresult: b\n",
+         RR_SLOT_SMALL},
         /* three meet: the undeclared ones must make do with small slots */
         {HEAD IN "  - {from: a.x, to: b.x}\n  - {from: a.y, to: b.y}\nresult: b\n", RR_SLOT_SMALL},
-        {HEAD IN "  - {from: a, to: b}\n  - {from: input, to: b.second}\nresult: b\n", RR_SLOT_SMALL},
+        {HEAD IN "  - {from: a, to: b}\n  - {from: input, to: b.second}\nresult: b\n",
+         RR_SLOT_SMALL},
         {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a, to: b, max: 1GiB}\nresult: b\n",
          RR_SLOT_LARGE},
     };
@@ -235,6 +330,145 @@ static void test_large_graphs(void **state)
     free(text);
 }
 
+static const struct rr_edge *edge_to(const struct rr_workflow *wf, const char *from, const char *to)
+{
+    for (size_t i = 0; i < wf->n_edges; i++)
+        if (wf->edges[i].from == rr_workflow_find(wf, from) &&
+            wf->edges[i].to == rr_workflow_find(wf, to))
+            return &wf->edges[i];
+    fail_msg("no edge from %s to %s", from, to);
+    return NULL;
+}
+
+static void test_sharing(void **state)
+{
+    struct rr_workflow *wf =
+        good("version: 1\nfunctions:\n  a: {module: x, calls: [c]}\n  b: {module: x, calls: [c]}\n"
+             "  c: {module: x}\n  d: {module: x}\nedges:\n  - {from: input, to: a, max: 5MiB}\n"
+             "  - {from: input, to: d, max: 3MiB}\n  - {from: a, to: b, max: 1B}\n"
+             "  - {from: b, to: d.in2, max: 64MiB}\nresult: d\n");
+    const struct rr_edge *ab = edge_to(wf, "a", "b");
+
+    (void)state;
+    check_layout(wf);
+    assert_int_equal(ab->max_bytes, 1);
+    assert_int_equal(ab->slot_bytes, RR_SLOT_SMALL);
+    /* one port, so what is declared on one edge holds for all of them */
+    for (size_t i = 0; i < 3; i++) {
+        assert_true(wf->edges[i].max_declared);
+        assert_int_equal(wf->edges[i].max_bytes, 5 * RR_MIB);
+    }
+    /* whoever called, the answer lies in the same window */
+    assert_int_equal(edge_to(wf, "c", "a")->window, edge_to(wf, "c", "b")->window);
+    assert_false(edge_to(wf, "a", "c")->max_declared);
+    assert_int_equal(edge_to(wf, "a", "c")->max_bytes, edge_to(wf, "a", "c")->slot_bytes);
+    rr_workflow_free(wf);
+
+    /* the result alone, and with edges that carry it as well */
+    wf = good(HEAD IN "  - {from: a, to: b}\nresult: a\n");
+    check_layout(wf);
+    assert_int_equal(wf->result_window, edge_to(wf, "a", "b")->window);
+    assert_int_equal(wf->result_slot_bytes, edge_to(wf, "a", "b")->slot_bytes);
+    rr_workflow_free(wf);
+}
+
+/* A callee has one request at a time, so many callers need no more room than one. */
+static void test_many_callers(void **state)
+{
+    struct rr_workflow *wf;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    (void)state;
+    fputs("version: 1\nfunctions:\n  c: {module: x}\n", f);
+    for (int i = 0; i < 40; i++)
+        fprintf(f, "  f%d: {module: x, calls: [c]}\n", i);
+    fputs("edges:\n  - {from: input, to: f0}\n", f);
+    for (int i = 1; i < 40; i++)
+        fprintf(f, "  - {from: f%d, to: f%d}\n", i - 1, i);
+    fputs("result: f39\n", f);
+    fclose(f);
+    wf = good(text);
+    free(text);
+    check_layout(wf);
+    assert_int_equal(wf->order[wf->n_functions - 1], 0);
+    rr_workflow_free(wf);
+}
+
+/* @n small edges from s to j, and a large one if @large; the input and the result meet them. */
+static int crowd(int n, bool large, struct rr_workflow **ret, struct rr_error *err)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    int r;
+
+    fputs("version: 1\nfunctions: {s: {module: x}, j: {module: x}}\nedges:\n"
+          "  - {from: input, to: s, max: 64MiB}\n",
+          f);
+    if (large)
+        fputs("  - {from: s.big, to: j.big, max: 65MiB}\n", f);
+    for (int i = 0; i < n; i++)
+        fprintf(f, "  - {from: s.p%d, to: j.p%d, max: 64MiB}\n", i, i);
+    fputs("result: j\n", f);
+    fclose(f);
+    r = parse(text, ret, err);
+    free(text);
+    return r;
+}
+
+static void test_crowds(void **state)
+{
+    struct rr_workflow *wf = NULL;
+    struct rr_error err;
+
+    (void)state;
+    assert_int_equal(crowd(31, false, &wf, &err), 0);
+    check_layout(wf);
+    rr_workflow_free(wf);
+    wf = NULL;
+    assert_int_equal(crowd(32, false, &wf, &err), RR_E_INVALID);
+    assert_int_equal(err.line, 36);
+    assert_non_null(strstr(err.text, "33 messages"));
+    assert_non_null(strstr(err.text, "room for 32"));
+
+    assert_int_equal(crowd(15, true, &wf, &err), 0);
+    check_layout(wf);
+    rr_workflow_free(wf);
+    wf = NULL;
+    assert_int_equal(crowd(16, true, &wf, &err), RR_E_INVALID);
+    assert_non_null(strstr(err.text, "'s.big' (line 5, max 65 MiB)"));
+    assert_non_null(strstr(err.text, "room for 16"));
+    assert_null(wf);
+}
+
+static void test_long_cycle(void **state)
+{
+    struct rr_workflow *wf = NULL;
+    struct rr_error err;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+
+    (void)state;
+    fputs("version: 1\nfunctions:\n", f);
+    for (int i = 0; i < 40; i++)
+        fprintf(f, "  f%d: {module: x}\n", i);
+    fputs("edges:\n  - {from: input, to: f0}\n", f);
+    for (int i = 0; i < 40; i++)
+        fprintf(f, "  - {from: f%d, to: f%d.p}\n", i, (i + 1) % 40);
+    fputs("result: f9\n", f);
+    fclose(f);
+    assert_int_equal(parse(text, &wf, &err), RR_E_INVALID);
+    free(text);
+    assert_non_null(strstr(err.text,
+                           "f0 -> f1 -> f2 -> f3 -> f4 -> ... -> f35 -> f36 -> f37 -> f38 -> "
+                           "f39 -> f0"));
+    assert_int_equal(err.line, 84);
+    assert_int_equal(err.column, 5);
+}
+
 static void test_examples(void **state)
 {
     static const char *const names[] = {"hello", "tree", "call", "photo"};
@@ -246,8 +480,8 @@ static void test_examples(void **state)
         struct rr_error err;
         char path[512];
 
-        snprintf(path, sizeof(path), "%s/examples/%s/workflow.yaml", guests ? guests : "build/guests",
-                 names[i]);
+        snprintf(path, sizeof(path), "%s/examples/%s/workflow.yaml",
+                 guests ? guests : "build/guests", names[i]);
         if (rr_workflow_load(path, &wf, &err) != 0)
             fail_msg("%s:%u: %s", err.file, err.line, err.text);
         check_layout(wf);
@@ -255,8 +489,38 @@ static void test_examples(void **state)
     }
 }
 
+static void write_file(const char *folder, const char *name, const char *text)
+{
+    char path[128];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    assert_int_equal(fclose(f), 0);
+}
+
 static void test_files(void **state)
 {
+#define ONE "version: 1\nfunctions:\n  f:\n    module: "
+#define END "\nedges: [{from: input, to: f}]\nresult: f\n"
+    static const struct {
+        const char *text;
+        int code;
+        unsigned int line, column;
+        const char *says;
+    } cases[] = {
+        {ONE "there.wasm" END, 0, 0, 0, ""},
+        {ONE "there.wasm\n    folders: [{host: ., guest: /d, writable: true}]" END, 0, 0, 0, ""},
+        {ONE "gone.wasm" END, RR_E_NOINPUT, 4, 13, "gone.wasm"},
+        {ONE "there.wasm/x" END, RR_E_NOINPUT, 4, 13, "Not a directory"},
+        {ONE "." END, RR_E_NOINPUT, 4, 13, "not a regular file"},
+        {ONE "there.wasm\n    folders: [{host: gone, guest: /d}]" END, RR_E_NOINPUT, 5, 22, "gone"},
+        {ONE "there.wasm\n    folders: [{host: there.wasm, guest: /d}]" END, RR_E_NOINPUT, 5, 22,
+         "not a directory"},
+    };
+    char folder[] = "/tmp/rr-workflow-XXXXXX", path[128], module[128];
     struct rr_workflow *wf = NULL;
     struct rr_error err;
 
@@ -264,14 +528,46 @@ static void test_files(void **state)
     assert_int_equal(rr_workflow_load("/nonexistent/flow.yaml", &wf, &err), RR_E_NOINPUT);
     assert_int_equal(rr_workflow_load("/tmp", &wf, &err), RR_E_NOINPUT);
     assert_true(err.hint[0]);
+
+    assert_non_null(mkdtemp(folder));
+    write_file(folder, "there.wasm", "");
+    snprintf(path, sizeof(path), "%s/flow.yaml", folder);
+    snprintf(module, sizeof(module), "%s/there.wasm", folder);
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        int r;
+
+        write_file(folder, "flow.yaml", cases[i].text);
+        memset(&err, 0, sizeof(err));
+        r = rr_workflow_load(path, &wf, &err);
+        if (r != cases[i].code || err.line != cases[i].line || err.column != cases[i].column ||
+            !strstr(err.text, cases[i].says) ||
+            (r && (!err.hint[0] || strcmp(err.file, path) != 0)))
+            fail_msg("case %zu: %d at %s:%u:%u: %s (%s)", i, r, err.file, err.line, err.column,
+                     err.text, err.hint);
+        rr_workflow_free(wf);
+        wf = NULL;
+    }
+    /* an unreadable module; root may read all */
+    if (geteuid() != 0) {
+        assert_int_equal(chmod(module, 0), 0);
+        write_file(folder, "flow.yaml", ONE "there.wasm" END);
+        assert_int_equal(rr_workflow_load(path, &wf, &err), RR_E_NOINPUT);
+        assert_int_equal(err.line, 4);
+    }
+    unlink(module);
+    unlink(path);
+    rmdir(folder);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mistakes), cmocka_unit_test(test_fields),
-        cmocka_unit_test(test_layouts),  cmocka_unit_test(test_large_graphs),
-        cmocka_unit_test(test_examples), cmocka_unit_test(test_files),
+        cmocka_unit_test(test_mistakes),     cmocka_unit_test(test_positions),
+        cmocka_unit_test(test_fields),       cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_sharing),      cmocka_unit_test(test_many_callers),
+        cmocka_unit_test(test_crowds),       cmocka_unit_test(test_long_cycle),
+        cmocka_unit_test(test_large_graphs), cmocka_unit_test(test_examples),
+        cmocka_unit_test(test_files),
     };
 
     return cmocka_run_group_tests_name("workflow", tests, NULL, NULL);
