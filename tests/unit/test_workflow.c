@@ -345,7 +345,8 @@ static void test_sharing(void **state)
     struct rr_workflow *wf =
         good("version: 1\nfunctions:\n  a: {module: x, calls: [c]}\n  b: {module: x, calls: [c]}\n"
              "  c: {module: x}\n  d: {module: x}\nedges:\n  - {from: input, to: a, max: 5MiB}\n"
-             "  - {from: input, to: d, max: 3MiB}\n  - {from: a, to: b, max: 1B}\n"
+             "  - {from: input, to: d, max: 3MiB}\n  - {from: input, to: b.in2}\n"
+             "  - {from: a, to: b, max: 1B}\n"
              "  - {from: b, to: d.in2, max: 64MiB}\nresult: d\n");
     const struct rr_edge *ab = edge_to(wf, "a", "b");
 

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON Schema and `roadrunner check` agree."""
+
+import copy
+import json
+
+import jsonschema
+import pytest
+from conftest import ROOT, guest
+
+SCHEMA = json.loads((ROOT / "docs/workflow.schema.json").read_text())
+GOOD = {
+    "version": 1,
+    "name": "all",
+    "functions": {
+        "a": {
+            "module": str(guest("echo")),
+            "memory": "3MiB",
+            "deadline": "250ms",
+            "instances": 4,
+            "env": {"LEVEL": "3"},
+            "args": ["--fast"],
+            "folders": [{"host": ".", "guest": "/data", "writable": True}],
+            "calls": ["c"],
+        },
+        "b": {"module": str(guest("echo")), "deadline": "none", "instances": "fresh"},
+        "c": {"module": str(guest("echo"))},
+    },
+    "edges": [{"from": "input", "to": "a.in", "max": "2MiB"}, {"from": "a", "to": "b"}],
+    "result": "b.out",
+}
+
+
+def changed(path, value):
+    document = copy.deepcopy(GOOD)
+    at = document
+    for key in path[:-1]:
+        at = at[key]
+    if value is None:
+        del at[path[-1]]
+    else:
+        at[path[-1]] = value
+    return document
+
+
+BAD = [
+    changed(["version"], 2),
+    changed(["version"], None),
+    changed(["edges"], None),
+    changed(["result"], None),
+    changed(["extra"], 1),
+    changed(["name"], "not a name"),
+    changed(["functions", "a", "module"], None),
+    changed(["functions", "a", "memory"], "3 bananas"),
+    changed(["functions", "a", "deadline"], "soon"),
+    changed(["functions", "a", "instances"], 0),
+    changed(["functions", "a", "instances"], 2000),
+    changed(["functions", "a", "memroy"], "1MiB"),
+    changed(["functions", "a", "folders", 0, "host"], None),
+    changed(["functions", "input"], {"module": "x"}),
+    changed(["edges", 1, "to"], None),
+    changed(["edges", 1, "max"], "1"),
+    changed(["edges", 1, "to"], "b.c.d"),
+]
+
+
+def check(rr, tmp_path, document):
+    path = tmp_path / "flow.yaml"
+    path.write_text(json.dumps(document))
+    return rr("check", path)
+
+
+def test_good(rr, tmp_path):
+    jsonschema.validate(GOOD, SCHEMA)
+    r = check(rr, tmp_path, GOOD)
+    assert r.status == 0, r
+
+
+@pytest.mark.parametrize("document", BAD)
+def test_bad(rr, tmp_path, document):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA)
+    r = check(rr, tmp_path, document)
+    assert r.status == 65, r
