@@ -132,7 +132,8 @@ static inline int rr_input_on(const char *port, struct rr_message *ret)
  * @len:  bytes wanted, at most the edge's `max`
  *
  * The contents are unspecified: warm memory is handed out as it is. A port has
- * one window, so send or drop its buffer before asking for the next.
+ * one window, so send or drop its buffer before asking for the next; to ask
+ * for a second stops the function.
  *
  * Return: the buffer, 4 KiB-aligned, owned: rr_send() or rr_drop(); NULL when
  * there is no memory for it.
