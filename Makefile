@@ -52,9 +52,7 @@ check:
 # Never builds as root what a user may have built: run `make PREFIX=...` first.
 install:
 	@test -e $(BUILD)/roadrunner || $(MAKE) --no-print-directory all
-	@$(if $(PREFIX),meson introspect --buildoptions $(BUILD) | \
-		grep -q '"name": "prefix", "value": "$(PREFIX)"' || \
-		meson setup --reconfigure $(BUILD) --prefix=$(PREFIX))
+	@test -z "$(PREFIX)" || meson setup --reconfigure $(BUILD) --prefix=$(PREFIX) >/dev/null
 	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))
 
 clean:
