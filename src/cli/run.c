@@ -347,6 +347,7 @@ static int run(int argc, char **argv)
 {
     struct session s = {.rq.repeat = 1};
     struct rr_worker_options options = {
+        .arena.watch_pressure = true,
         .observer = {
             .user = &s, .hop = on_hop, .span = on_span, .log = on_log, .progress = on_progress}};
     struct rr_error err = {0};

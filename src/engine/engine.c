@@ -47,7 +47,7 @@ struct linear {
 struct rr_engine {
     wasm_engine_t *engine;
     wasmtime_linker_t *linker, *wasi; /* wasi: the functions that ours shadow */
-    wasmtime_module_t *reader;        /* compiled when first wanted */
+    wasmtime_module_t *io;            /* compiled when first wanted */
     char *cache_dir;
     uint8_t platform[RR_DIGEST_BYTES];
     pthread_mutex_t lock;
@@ -81,8 +81,8 @@ struct rr_instance {
     int exit_status;
     const uint8_t *stdin_data;
     size_t stdin_len;
-    wasmtime_func_t reader; /* see reader_wasm */
-    struct linear *reader_memory;
+    wasmtime_func_t io[2]; /* read, write: see io_wasm */
+    struct linear *io_memory;
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
     void *user;
     struct stream {
@@ -521,139 +521,148 @@ int rr_engine_define(struct rr_engine *engine, const struct rr_host_func *funcs,
     return 0;
 }
 
-/* WASI's fd_read for fd 0: the message itself, one copy, straight into the guest's buffers. */
-static int stdin_read(struct rr_instance *inst, union rr_value *args)
-{
-    uint32_t iovs = (uint32_t)args[1].i32, n = (uint32_t)args[2].i32, done = 0;
-    const uint8_t *vec = rr_instance_slice(inst, iovs, 8ull * n);
-    uint8_t *ret = rr_instance_slice(inst, (uint32_t)args[3].i32, 4);
-
-    if (!vec || !ret) {
-        args[0].i32 = 21; /* EFAULT */
-        return 0;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t io[2];
-        uint8_t *to;
-
-        memcpy(io, vec + 8ull * i, sizeof(io));
-        io[1] = (uint32_t)rr_min(rr_min(io[1], inst->stdin_len), UINT32_MAX - done);
-        to = rr_instance_slice(inst, io[0], io[1]);
-        if (!to) {
-            args[0].i32 = 21;
-            return 0;
-        }
-        memcpy(to, inst->stdin_data, io[1]);
-        inst->stdin_data += io[1];
-        inst->stdin_len -= io[1];
-        done += io[1];
-    }
-    memcpy(ret, &done, sizeof(done));
-    args[0].i32 = 0;
-    return 0;
-}
-
 /*
- * WASI reads into the memory of the instance that calls it, and a call from the host has none. So
- * reads of other files than stdin go through this module, whose memory is copied from:
+ * WASI's functions use the memory of the instance that calls them, and a call from the host has
+ * none. So reads and writes of other files than the standard ones go through this module, whose
+ * memory is copied from and to:
  *
  *   (import "wasi_snapshot_preview1" "fd_read" (func (param i32 i32 i32 i32) (result i32)))
+ *   (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
  *   (memory (export "memory") 2 2)
  *   (func (export "r") (param i32) (result i32)
  *     local.get 0  i32.const 0  i32.const 1  i32.const 8  call 0)
+ *   (func (export "w") (param i32) (result i32)
+ *     local.get 0  i32.const 0  i32.const 1  i32.const 8  call 1)
  */
-static const uint8_t reader_wasm[] = {
-    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0e, 0x02, 0x60, 0x04, 0x7f, 0x7f,
-    0x7f, 0x7f, 0x01, 0x7f, 0x60, 0x01, 0x7f, 0x01, 0x7f, 0x02, 0x22, 0x01, 0x16, 0x77, 0x61,
-    0x73, 0x69, 0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f, 0x70, 0x72, 0x65,
-    0x76, 0x69, 0x65, 0x77, 0x31, 0x07, 0x66, 0x64, 0x5f, 0x72, 0x65, 0x61, 0x64, 0x00, 0x00,
-    0x03, 0x02, 0x01, 0x01, 0x05, 0x04, 0x01, 0x01, 0x02, 0x02, 0x07, 0x0e, 0x02, 0x06, 0x6d,
-    0x65, 0x6d, 0x6f, 0x72, 0x79, 0x02, 0x00, 0x01, 0x72, 0x00, 0x01, 0x0a, 0x0e, 0x01, 0x0c,
-    0x00, 0x20, 0x00, 0x41, 0x00, 0x41, 0x01, 0x41, 0x08, 0x10, 0x00, 0x0b,
+static const uint8_t io_wasm[] = {
+    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x0e, 0x02, 0x60, 0x04, 0x7f, 0x7f, 0x7f,
+    0x7f, 0x01, 0x7f, 0x60, 0x01, 0x7f, 0x01, 0x7f, 0x02, 0x44, 0x02, 0x16, 0x77, 0x61, 0x73, 0x69,
+    0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f, 0x70, 0x72, 0x65, 0x76, 0x69, 0x65,
+    0x77, 0x31, 0x07, 0x66, 0x64, 0x5f, 0x72, 0x65, 0x61, 0x64, 0x00, 0x00, 0x16, 0x77, 0x61, 0x73,
+    0x69, 0x5f, 0x73, 0x6e, 0x61, 0x70, 0x73, 0x68, 0x6f, 0x74, 0x5f, 0x70, 0x72, 0x65, 0x76, 0x69,
+    0x65, 0x77, 0x31, 0x08, 0x66, 0x64, 0x5f, 0x77, 0x72, 0x69, 0x74, 0x65, 0x00, 0x00, 0x03, 0x03,
+    0x02, 0x01, 0x01, 0x05, 0x04, 0x01, 0x01, 0x02, 0x02, 0x07, 0x12, 0x03, 0x06, 0x6d, 0x65, 0x6d,
+    0x6f, 0x72, 0x79, 0x02, 0x00, 0x01, 0x72, 0x00, 0x02, 0x01, 0x77, 0x00, 0x03, 0x0a, 0x1b, 0x02,
+    0x0c, 0x00, 0x20, 0x00, 0x41, 0x00, 0x41, 0x01, 0x41, 0x08, 0x10, 0x00, 0x0b, 0x0c, 0x00, 0x20,
+    0x00, 0x41, 0x00, 0x41, 0x01, 0x41, 0x08, 0x10, 0x01, 0x0b,
 };
-#define READER_BUFFER 16u /* after the one iovec at 0 and the count at 8 */
-#define READER_BYTES ((128u << 10) - READER_BUFFER)
+#define IO_BUFFER 16u /* after the one iovec at 0 and the count at 8 */
+#define IO_BYTES ((128u << 10) - IO_BUFFER)
+#define WASI_EFAULT 21
+#define WASI_EIO 29
 
-static int make_reader(struct rr_instance *inst)
+static int make_io(struct rr_instance *inst)
 {
     struct rr_engine *engine = inst->module->engine;
     struct rr_instance *outer = instantiating;
+    wasmtime_extern_t items[2];
     wasmtime_instance_t instance;
-    wasmtime_extern_t item;
     wasmtime_error_t *e = NULL;
     wasm_trap_t *trap = NULL;
 
     pthread_mutex_lock(&engine->lock);
-    if (!engine->reader)
-        e = wasmtime_module_new(engine->engine, reader_wasm, sizeof(reader_wasm), &engine->reader);
+    if (!engine->io)
+        e = wasmtime_module_new(engine->engine, io_wasm, sizeof(io_wasm), &engine->io);
     pthread_mutex_unlock(&engine->lock);
     if (!e) {
         instantiating = NULL;
         instantiating_limit = RR_MIB;
-        e = wasmtime_linker_instantiate(engine->wasi, inst->ctx, engine->reader, &instance, &trap);
+        e = wasmtime_linker_instantiate(engine->wasi, inst->ctx, engine->io, &instance, &trap);
         instantiating = outer;
     }
     if (e)
         wasmtime_error_delete(e);
     if (trap)
         wasm_trap_delete(trap);
-    if (e || trap || !wasmtime_instance_export_get(inst->ctx, &instance, "r", 1, &item))
+    if (e || trap || !wasmtime_instance_export_get(inst->ctx, &instance, "r", 1, &items[0]) ||
+        !wasmtime_instance_export_get(inst->ctx, &instance, "w", 1, &items[1]))
         return -EIO;
-    inst->reader = item.of.func;
-    inst->reader_memory = newest_memory;
+    inst->io[0] = items[0].of.func;
+    inst->io[1] = items[1].of.func;
+    inst->io_memory = newest_memory;
     return 0;
 }
 
-/* One iovec's worth. Returns WASI's errno; @ret: bytes. */
-static int read_other(struct rr_instance *inst, int32_t fd, uint8_t *to, uint32_t len,
-                      uint32_t *ret, wasm_trap_t **trap)
+/* One iovec's worth of a file. Returns WASI's errno; @ret: bytes. */
+static int file_io(struct rr_instance *inst, bool write, int32_t fd, uint8_t *data, uint32_t len,
+                   uint32_t *ret, wasm_trap_t **trap)
 {
-    uint32_t iovec[2] = {READER_BUFFER, (uint32_t)rr_min(len, READER_BYTES)};
+    uint32_t iovec[2] = {IO_BUFFER, (uint32_t)rr_min(len, IO_BYTES)};
     wasmtime_val_raw_t v = {.i32 = fd};
     wasmtime_error_t *e;
 
-    if (!inst->reader_memory && make_reader(inst) < 0)
-        return 29; /* EIO */
-    memcpy(inst->reader_memory->base, iovec, sizeof(iovec));
-    e = wasmtime_func_call_unchecked(inst->ctx, &inst->reader, &v, 1, trap);
+    if (!inst->io_memory && make_io(inst) < 0)
+        return WASI_EIO;
+    memcpy(inst->io_memory->base, iovec, sizeof(iovec));
+    if (write)
+        memcpy(inst->io_memory->base + IO_BUFFER, data, iovec[1]);
+    e = wasmtime_func_call_unchecked(inst->ctx, &inst->io[write], &v, 1, trap);
     if (e)
         wasmtime_error_delete(e);
     if (e || *trap)
-        return 29;
+        return WASI_EIO;
     if (v.i32)
         return v.i32;
-    memcpy(ret, inst->reader_memory->base + 8, sizeof(*ret));
+    memcpy(ret, inst->io_memory->base + 8, sizeof(*ret));
     *ret = (uint32_t)rr_min(*ret, iovec[1]);
-    memcpy(to, inst->reader_memory->base + READER_BUFFER, *ret);
+    if (!write)
+        memcpy(data, inst->io_memory->base + IO_BUFFER, *ret);
     return 0;
 }
 
-static wasm_trap_t *shadow_fd_read(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *args,
-                                   size_t n)
+/* The message itself, one copy, straight into the guest's buffers. */
+static int stdin_read(struct rr_instance *inst, uint8_t *data, uint32_t len, uint32_t *ret)
+{
+    *ret = (uint32_t)rr_min(len, inst->stdin_len);
+    memcpy(data, inst->stdin_data, *ret);
+    inst->stdin_data += *ret;
+    inst->stdin_len -= *ret;
+    return 0;
+}
+
+/* The engine's own way hands each write to another thread. */
+static int output_write(struct rr_instance *inst, int32_t fd, const uint8_t *data, uint32_t len,
+                        uint32_t *ret)
+{
+    if (inst->output && !inst->output(inst->user, fd, data, len))
+        return WASI_EIO;
+    *ret = len;
+    return 0;
+}
+
+static int one_io(struct rr_instance *inst, bool write, int32_t fd, uint8_t *data, uint32_t len,
+                  uint32_t *ret, wasm_trap_t **trap)
+{
+    if (!write && fd == 0 && inst->stdin_data)
+        return stdin_read(inst, data, len, ret);
+    if (write && (fd == 1 || fd == 2))
+        return output_write(inst, fd, data, len, ret);
+    return file_io(inst, write, fd, data, len, ret, trap);
+}
+
+/* WASI's fd_read and fd_write; @env is not NULL for the latter. */
+static wasm_trap_t *shadow_io(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *args,
+                              size_t n)
 {
     struct rr_instance *inst = wasmtime_context_get_data(wasmtime_caller_context(caller));
-    int32_t fd = args[0].i32;
     uint32_t count = (uint32_t)args[2].i32, done = 0, io[2];
     uint8_t *vec = rr_instance_slice(inst, (uint32_t)args[1].i32, 8ull * count);
-    uint8_t *ret = rr_instance_slice(inst, (uint32_t)args[3].i32, 4), *to;
+    uint8_t *ret = rr_instance_slice(inst, (uint32_t)args[3].i32, 4), *data;
     wasm_trap_t *trap = NULL;
+    int32_t fd = args[0].i32;
 
-    (void)env;
     (void)n;
-    if (fd == 0 && inst->stdin_data) {
-        stdin_read(inst, (union rr_value *)(void *)args);
-        return NULL;
-    }
-    args[0].i32 = vec && ret ? 0 : 21; /* EFAULT */
+    args[0].i32 = vec && ret ? 0 : WASI_EFAULT;
     for (uint32_t i = 0; args[0].i32 == 0 && i < count; i++) {
         uint32_t got = 0;
 
         memcpy(io, vec + 8ull * i, sizeof(io));
-        to = rr_instance_slice(inst, io[0], io[1]);
-        args[0].i32 = to ? read_other(inst, fd, to, io[1], &got, &trap) : 21;
+        io[1] = (uint32_t)rr_min(io[1], UINT32_MAX - done);
+        data = rr_instance_slice(inst, io[0], io[1]);
+        args[0].i32 = data ? one_io(inst, env != NULL, fd, data, io[1], &got, &trap) : WASI_EFAULT;
         done += got;
         if (got < io[1])
-            break; /* a short read is what WASI promises */
+            break; /* a short count is what WASI allows */
     }
     if (done)
         args[0].i32 = 0;
@@ -694,7 +703,10 @@ static int define_wasi(struct rr_engine *engine, struct rr_error *err)
         wasmtime_linker_allow_shadowing(engine->linker, true);
         type = parse_type("iiii>i");
         e = wasmtime_linker_define_func_unchecked(engine->linker, "wasi_snapshot_preview1", 22,
-                                                  "fd_read", 7, type, shadow_fd_read, engine, NULL);
+                                                  "fd_read", 7, type, shadow_io, NULL, NULL);
+        if (!e)
+            e = wasmtime_linker_define_func_unchecked(engine->linker, "wasi_snapshot_preview1", 22,
+                                                      "fd_write", 8, type, shadow_io, engine, NULL);
         wasm_functype_delete(type);
         wasmtime_linker_allow_shadowing(engine->linker, false);
     }
@@ -754,8 +766,8 @@ void rr_engine_free(struct rr_engine *engine)
         pthread_mutex_unlock(&engine->lock);
         pthread_join(engine->alarm, NULL);
     }
-    if (engine->reader)
-        wasmtime_module_delete(engine->reader);
+    if (engine->io)
+        wasmtime_module_delete(engine->io);
     wasmtime_linker_delete(engine->linker);
     wasmtime_linker_delete(engine->wasi);
     wasm_engine_delete(engine->engine);

@@ -49,7 +49,7 @@ enum rr_cached { RR_CACHE_OFF, RR_CACHE_MISS, RR_CACHE_HIT, RR_CACHE_REBUILT };
 int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **ret,
                   struct rr_error *err);
 void rr_engine_free(struct rr_engine *engine);
-/* Before the first rr_module_load(). @shadow_stdin: fd 0 of WASI reads the instance's stdin. */
+/* Before the first rr_module_load(). */
 int rr_engine_define(struct rr_engine *engine, const struct rr_host_func *funcs, size_t n,
                      struct rr_error *err);
 const char *rr_engine_version(void);

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -51,12 +50,19 @@ struct warm_job {
     unsigned int count;
 };
 
+struct policy {
+    uint64_t domain;
+    enum rr_scrub scrub;
+};
+
 struct rr_arena {
     pthread_mutex_t lock;
     pthread_cond_t wake, idle;
     struct rr_region *pool[3][2]; /* by backing and slot class */
     struct rr_arena_options options;
     struct rr_arena_stats stats;
+    struct policy *policies; /* of domains that have one of their own */
+    size_t n_policies;
     struct warm_job jobs[MAX_JOBS];
     unsigned int n_jobs;
     bool busy, warmer_runs, pressure_runs;
@@ -228,6 +234,7 @@ void rr_arena_free(struct rr_arena *arena)
             }
     if (arena->scratch)
         munmap(arena->scratch, SCRATCH_BYTES);
+    free(arena->policies);
     pthread_mutex_destroy(&arena->swap_lock);
     pthread_cond_destroy(&arena->wake);
     pthread_cond_destroy(&arena->idle);
@@ -271,6 +278,44 @@ uint64_t rr_arena_trim(struct rr_arena *arena, uint64_t keep_bytes)
     n = trim_locked(arena, keep_bytes);
     pthread_mutex_unlock(&arena->lock);
     return n;
+}
+
+/* With the lock held. */
+static struct policy *policy_of(struct rr_arena *arena, uint64_t domain)
+{
+    for (size_t n = 0; n < arena->n_policies; n++)
+        if (arena->policies[n].domain == domain)
+            return &arena->policies[n];
+    return NULL;
+}
+
+int rr_arena_set_scrub(struct rr_arena *arena, uint64_t domain, enum rr_scrub scrub)
+{
+    struct policy *policy, *grown;
+    int r = 0;
+
+    pthread_mutex_lock(&arena->lock);
+    policy = policy_of(arena, domain);
+    if (policy) {
+        policy->scrub = scrub;
+    } else {
+        grown = reallocarray(arena->policies, arena->n_policies + 1, sizeof(*grown));
+        if (grown) {
+            arena->policies = grown;
+            grown[arena->n_policies++] = (struct policy){domain, scrub};
+        } else {
+            r = -ENOMEM;
+        }
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return r;
+}
+
+static bool scrub_always(struct rr_arena *arena, uint64_t domain)
+{
+    const struct policy *policy = policy_of(arena, domain);
+
+    return (policy ? policy->scrub : arena->options.scrub) == RR_SCRUB_ALWAYS;
 }
 
 /* The pooled region that fits best: of the same domain first, then the warmest. */
@@ -398,13 +443,12 @@ void rr_region_put(struct rr_region *region)
     arena->stats.live_regions--;
     account_live(arena, region, 0);
     if (region->backing != RR_VIEW) {
+        bool always = scrub_always(arena, region->domain);
+
         /* The owner could write anywhere in the slot: what lies beyond the payload was
          * never accounted and goes back. On an unpopulated range this costs 1 us. */
-        discard(region, arena->options.scrub == RR_SCRUB_ALWAYS
-                            ? 0
-                            : rr_align_up(region->warm_bytes, RR_HUGE));
-        if (arena->options.scrub == RR_SCRUB_ALWAYS)
-            arena->stats.scrubs++;
+        discard(region, always ? 0 : rr_align_up(region->warm_bytes, RR_HUGE));
+        arena->stats.scrubs += always;
     }
     pool_give(arena, region);
     pthread_mutex_unlock(&arena->lock);
@@ -729,11 +773,33 @@ void rr_arena_settle(struct rr_arena *arena)
     pthread_mutex_unlock(&arena->lock);
 }
 
+/* Less than a twentieth of the memory is left, what the page cache would give up included. */
 static bool memory_is_short(void)
 {
-    struct sysinfo si;
+    __attribute__((cleanup(rr_file_cleanup))) FILE *f = fopen("/proc/meminfo", "re");
+    unsigned long long total = 0, available = 0;
 
-    return sysinfo(&si) == 0 && (si.freeram + si.bufferram) * 20 < si.totalram;
+    return f &&
+           fscanf(f, "MemTotal: %llu kB MemFree: %*u kB MemAvailable: %llu", &total, &available) ==
+               2 &&
+           available * 20 < total;
+}
+
+/* A descriptor of ours that gets POLLPRI under pressure; -1 when there is none. */
+static int open_pressure(const struct rr_arena *arena)
+{
+    /* 10 % of 2 s, the shortest window that the kernel grants to all users */
+    static const char trigger[] = "some 200000 2000000";
+    int fd;
+
+    if (arena->options.pressure_fd > 0)
+        return fcntl(arena->options.pressure_fd, F_DUPFD_CLOEXEC, 3);
+    fd = open("/proc/pressure/memory", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0 && write(fd, trigger, sizeof(trigger)) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
 }
 
 /* PSI tells of pressure at once; where the kernel has none, free memory is looked at each second.
@@ -741,13 +807,8 @@ static bool memory_is_short(void)
 static void *pressure_main(void *data)
 {
     struct rr_arena *arena = data;
-    static const char trigger[] = "some 100000 1000000";
-    int psi = open("/proc/pressure/memory", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    int psi = open_pressure(arena);
 
-    if (psi >= 0 && write(psi, trigger, sizeof(trigger)) < 0) {
-        close(psi);
-        psi = -1;
-    }
     for (;;) {
         struct pollfd fds[2] = {{.fd = arena->stop_pipe[0], .events = POLLIN},
                                 {.fd = psi, .events = POLLPRI}};

@@ -36,8 +36,9 @@ enum rr_scrub {
 
 struct rr_arena_options {
     uint64_t ceiling_bytes; /* pooled warm bytes kept; more is given back; 0 = 1/4 of RAM */
-    enum rr_scrub scrub;
-    bool watch_pressure; /* trim when the kernel reports memory pressure */
+    enum rr_scrub scrub;    /* of domains that rr_arena_set_scrub() was not told about */
+    bool watch_pressure;    /* trim when the kernel reports memory pressure */
+    int pressure_fd;        /* borrowed; POLLPRI on it means pressure; 0: the kernel's own report */
 };
 
 struct rr_arena_stats {
@@ -58,6 +59,8 @@ void rr_arena_free(struct rr_arena *arena);
 void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret);
 /* Give pooled pages back until at most @keep_bytes stay warm; returns the bytes given back. */
 uint64_t rr_arena_trim(struct rr_arena *arena, uint64_t keep_bytes);
+/* The scrub policy of one trust domain, from now on. 0 or -ENOMEM. */
+int rr_arena_set_scrub(struct rr_arena *arena, uint64_t domain, enum rr_scrub scrub);
 /* Ask the background thread for @count pooled regions with @bytes populated in each. */
 int rr_arena_warm(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes,
                   uint64_t bytes, unsigned int count);

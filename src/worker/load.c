@@ -195,6 +195,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
                   struct rr_worker **ret, struct rr_error *err)
 {
     struct rr_engine_options engine = {.no_cache = options->no_cache};
+    struct rr_arena_options arena = options->arena;
     struct rr_worker *w = calloc(1, sizeof(*w));
     int r;
 
@@ -208,8 +209,12 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     r = w->fns ? 0 : no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)
         w->fns[n].spec = &wf->functions[n];
+    if (wf->pool_bytes)
+        arena.ceiling_bytes = wf->pool_bytes;
+    if (wf->scrub_always)
+        arena.scrub = RR_SCRUB_ALWAYS;
     if (r == 0)
-        r = rr_arena_new(&options->arena, &w->arena, err);
+        r = rr_arena_new(&arena, &w->arena, err);
     if (r == 0)
         r = rr_engine_new(&engine, &w->engine, err);
     if (r == 0)

@@ -742,9 +742,30 @@ static int default_name(struct reader *r)
     return copy_text(r, name, &r->wf->name);
 }
 
+static int read_pool(struct reader *r, const struct yaml_node *node)
+{
+    static const char *const keys[] = {"ceiling", "scrub", NULL};
+    const struct yaml_node *scrub;
+    struct fields in;
+    int rc = read_fields(r, node, "pool", keys, &in);
+
+    if (!rc && in.values[0])
+        rc = read_size(r, in.values[0], "ceiling", RR_MIB, 1024 * RR_GIB, &r->wf->pool_bytes);
+    scrub = rc ? NULL : in.values[1];
+    if (!scrub)
+        return rc;
+    r->wf->scrub_always = scrub->kind == YAML_SCALAR && strcmp(scrub->text, "always") == 0;
+    if (!r->wf->scrub_always && (scrub->kind != YAML_SCALAR || strcmp(scrub->text, "domain") != 0))
+        return rr_reader_fail(r, RR_E_INVALID, scrub->pos,
+                              "write always, or domain (only before another workflow gets it)",
+                              "scrub cannot be '%.80s'", scrub->text);
+    return 0;
+}
+
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version", "name", "functions", "edges", "result", NULL};
+    static const char *const keys[] = {"version",   "name",  "pool",
+                                       "functions", "edges", "result", NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;
@@ -757,7 +778,7 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = read_version(r, root);
     if (!rc)
         rc = read_fields(r, root, "the workflow", keys, &in);
-    for (size_t i = 2; keys[i] && !rc; i++) {
+    for (size_t i = 3; keys[i] && !rc; i++) {
         if (!in.values[i])
             rc = rr_reader_fail(r, RR_E_INVALID, root->pos,
                                 "a workflow has version, functions, edges and result",
@@ -767,13 +788,15 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = want_name(r, in.values[1], "name of a workflow");
     if (!rc)
         rc = in.values[1] ? copy_text(r, in.values[1]->text, &r->wf->name) : default_name(r);
+    if (!rc && in.values[2])
+        rc = read_pool(r, in.values[2]);
     if (!rc)
-        rc = read_functions(r, in.values[2]);
+        rc = read_functions(r, in.values[3]);
     if (!rc)
-        rc = read_edges(r, in.values[3]);
+        rc = read_edges(r, in.values[4]);
     if (rc)
         return rc;
-    r->wf->result_pos = in.values[4]->pos;
-    rc = read_endpoint(r, in.values[4], "result", false, "out", &r->wf->result, port);
+    r->wf->result_pos = in.values[5]->pos;
+    rc = read_endpoint(r, in.values[5], "result", false, "out", &r->wf->result, port);
     return rc ? rc : copy_text(r, port, &r->wf->result_port);
 }

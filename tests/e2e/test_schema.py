@@ -12,6 +12,7 @@ SCHEMA = json.loads((ROOT / "docs/workflow.schema.json").read_text())
 GOOD = {
     "version": 1,
     "name": "all",
+    "pool": {"ceiling": "1GiB", "scrub": "always"},
     "functions": {
         "a": {
             "module": str(guest("echo")),
@@ -50,6 +51,9 @@ BAD = [
     changed(["result"], None),
     changed(["extra"], 1),
     changed(["name"], "not a name"),
+    changed(["pool", "ceiling"], "much"),
+    changed(["pool", "scrub"], "never"),
+    changed(["pool", "depth"], 2),
     changed(["functions", "a", "module"], None),
     changed(["functions", "a", "memory"], "3 bananas"),
     changed(["functions", "a", "deadline"], "soon"),

@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -247,6 +249,36 @@ static void test_pool_reuses_and_scrubs(void **state)
         }
 }
 
+/* One domain's policy is not another's, and can be changed. */
+static void test_scrub_by_domain(void **state)
+{
+    struct fixture *f = *state;
+    struct rr_region *r;
+    struct rr_error err;
+
+    assert_int_equal(rr_arena_set_scrub(f->arena, 7, RR_SCRUB_ALWAYS), 0);
+    for (uint64_t domain = 6; domain <= 8; domain++) {
+        assert_int_equal(rr_region_get(f->arena, RR_ANON, SMALL, RR_MIB, domain, &r, &err), 0);
+        assert_int_equal(rr_region_move(r, f->window, RR_MIB, &err), 0);
+        fill(f->window, RR_MIB, 3);
+        rr_region_put(r);
+        assert_int_equal(rr_region_get(f->arena, RR_ANON, SMALL, RR_MIB, domain, &r, &err), 0);
+        if (domain == 7)
+            assert_zero(rr_region_data(r), RR_MIB);
+        else
+            assert_filled(rr_region_data(r), RR_MIB, 3);
+        rr_region_put(r);
+    }
+    assert_int_equal(rr_arena_set_scrub(f->arena, 7, RR_SCRUB_DOMAIN), 0);
+    assert_int_equal(rr_region_get(f->arena, RR_ANON, SMALL, RR_MIB, 7, &r, &err), 0);
+    assert_int_equal(rr_region_move(r, f->window, RR_MIB, &err), 0);
+    fill(f->window, RR_MIB, 4);
+    rr_region_put(r);
+    assert_int_equal(rr_region_get(f->arena, RR_ANON, SMALL, RR_MIB, 7, &r, &err), 0);
+    assert_filled(rr_region_data(r), RR_MIB, 4);
+    rr_region_put(r);
+}
+
 static void test_accounts(void **state)
 {
     struct fixture *f = *state;
@@ -300,6 +332,54 @@ static void test_warm_and_ceiling(void **state)
     assert_int_equal(stats_of(arena).warm_regions, 2);
     assert_true(stats_of(arena).trims > 0);
     rr_arena_free(arena);
+}
+
+/* A pair of connected TCP sockets: urgent data on one is POLLPRI on the other, as from PSI. */
+static void urgent_pair(int fds[2])
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(a);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(listener, 1), 0);
+    assert_int_equal(getsockname(listener, (struct sockaddr *)&a, &len), 0);
+    fds[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(fds[0], (struct sockaddr *)&a, sizeof(a)), 0);
+    fds[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(fds[1] >= 0);
+    close(listener);
+}
+
+static void test_pressure_gives_the_pool_back(void **state)
+{
+    struct rr_arena_options options = {.watch_pressure = true};
+    struct rr_arena *arena;
+    struct rr_region *live;
+    struct rr_error err;
+    int fds[2];
+
+    (void)state;
+    urgent_pair(fds);
+    options.pressure_fd = fds[1];
+    assert_int_equal(rr_arena_new(&options, &arena, &err), 0);
+    live = get(arena, RR_ANON, SMALL, RR_MIB);
+    fill(rr_region_data(live), RR_MIB, 3);
+    rr_arena_warm(arena, RR_ANON, SMALL, 16 * RR_MIB, 1);
+    rr_arena_settle(arena);
+    assert_int_equal(stats_of(arena).warm_bytes, 16 * RR_MIB);
+    usleep(20000);
+    assert_int_equal(stats_of(arena).warm_bytes, 16 * RR_MIB); /* not without pressure */
+    assert_int_equal(send(fds[0], "!", 1, MSG_OOB), 1);
+    for (int i = 0; i < 10000 && stats_of(arena).warm_bytes; i++)
+        usleep(1000);
+    assert_int_equal(stats_of(arena).warm_bytes, 0);
+    assert_true(stats_of(arena).trims > 0);
+    assert_filled(rr_region_data(live), RR_MIB, 3);
+    rr_region_put(live);
+    rr_arena_free(arena);
+    close(fds[0]);
+    close(fds[1]);
 }
 
 static void test_limits(void **state)
@@ -545,8 +625,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_memfd_is_sealed, setup, teardown),
         cmocka_unit_test_setup_teardown(test_views_are_private, setup, teardown),
         cmocka_unit_test(test_pool_reuses_and_scrubs),
+        cmocka_unit_test_setup_teardown(test_scrub_by_domain, setup, teardown),
         cmocka_unit_test_setup_teardown(test_accounts, setup, teardown),
         cmocka_unit_test(test_warm_and_ceiling),
+        cmocka_unit_test(test_pressure_gives_the_pool_back),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
         cmocka_unit_test_setup_teardown(test_move_and_swap_pages, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset_mends_a_patched_region, setup, teardown),
