@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -20,12 +21,16 @@
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 
 #define MAX_JOBS 64
 #define SCRATCH_BYTES (2 * RR_GIB)
+#define VIEW_POPULATE (32 * RR_MIB)
 #define WARM_STEP (8 * RR_MIB) /* populated at once, so that the mmap lock is not held long */
 
 struct rr_region {
@@ -36,6 +41,7 @@ struct rr_region {
     uint64_t slot_bytes;
     uint64_t map_bytes;  /* length of the mapping that moves; a view's is shorter than its slot */
     uint8_t *home, *at;  /* at: where the pages are now */
+    bool lent;           /* memfd: parked, and its home's page tables given up for the views' */
     uint64_t bytes;      /* accounted as live */
     uint64_t warm_bytes; /* from the start, populated at most up to here */
     uint64_t collapsed;  /* memfd: huge pages up to here */
@@ -98,11 +104,20 @@ uint8_t *rr_reserve(uint64_t bytes, uint64_t align)
 /* Fresh anonymous zero pages over [p, p+len), in one step: no hole in between. */
 static int map_anonymous(uint8_t *p, uint64_t len)
 {
-    if (mmap(p, len, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return -errno;
-    madvise(p, len, MADV_HUGEPAGE);
-    return 0;
+    return mmap(p, len, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED
+               ? -errno
+               : 0;
+}
+
+/* The same for a home. A window is not to have huge pages: small messages are written there. */
+static int map_home(struct rr_region *region)
+{
+    int r = map_anonymous(region->home, region->slot_bytes);
+
+    if (r == 0)
+        madvise(region->home, region->slot_bytes, MADV_HUGEPAGE);
+    return r;
 }
 
 static void destroy(struct rr_region *region)
@@ -149,7 +164,7 @@ static int create(struct rr_arena *arena, enum rr_backing backing, uint64_t slot
     }
     region->at = region->home;
     if (backing == RR_ANON) {
-        r = map_anonymous(region->home, slot_bytes);
+        r = map_home(region);
     } else if (backing == RR_MEMFD) {
         region->fd = r = sealed_memfd(slot_bytes);
         if (r >= 0)
@@ -532,6 +547,7 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
     if (r)
         return r;
     region->at = to;
+    region->lent = false;
     return 0;
 }
 
@@ -547,8 +563,8 @@ int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct r
         return r;
     view->map_bytes = map_bytes;
     /* The pages stay in the memfd; mapped here as well they would count twice as resident. */
-    if (rr_region_parked(region))
-        madvise(region->home, map_bytes, MADV_DONTNEED);
+    if (rr_region_parked(region) && !region->lent)
+        region->lent = madvise(region->home, map_bytes, MADV_DONTNEED) == 0;
     to = dst ? dst : view->home;
     if (mmap(to, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              region->fd, 0) == MAP_FAILED) {
@@ -559,6 +575,8 @@ int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct r
         rr_region_put(view);
         return r;
     }
+    if (region->collapsed >= map_bytes) /* a few entries, each of which would cost a fault */
+        madvise(to, rr_min(map_bytes, VIEW_POPULATE), MADV_POPULATE_READ);
     view->at = to;
     view->parent = rr_region_ref(region);
     *ret = view;
@@ -671,7 +689,7 @@ void rr_region_idle(struct rr_region *region, bool idle)
 int rr_region_reset(struct rr_region *region)
 {
     region->warm_bytes = 0;
-    return map_anonymous(region->home, region->slot_bytes);
+    return map_home(region);
 }
 
 /* --- background: warming, collapse, pressure ------------------------------------------- */
@@ -777,12 +795,16 @@ void rr_arena_settle(struct rr_arena *arena)
 static bool memory_is_short(void)
 {
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = fopen("/proc/meminfo", "re");
-    unsigned long long total = 0, available = 0;
+    unsigned long long total = 0, available = ULLONG_MAX;
+    char line[128];
 
-    return f &&
-           fscanf(f, "MemTotal: %llu kB MemFree: %*u kB MemAvailable: %llu", &total, &available) ==
-               2 &&
-           available * 20 < total;
+    while (f && fgets(line, sizeof(line), f)) {
+        if (strncmp(line, "MemTotal:", 9) == 0)
+            total = strtoull(line + 9, NULL, 10);
+        if (strncmp(line, "MemAvailable:", 13) == 0)
+            available = strtoull(line + 13, NULL, 10);
+    }
+    return available < total / 20;
 }
 
 /* A descriptor of ours that gets POLLPRI under pressure; -1 when there is none. */

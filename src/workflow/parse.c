@@ -764,8 +764,8 @@ static int read_pool(struct reader *r, const struct yaml_node *node)
 
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version",   "name",  "pool",
-                                       "functions", "edges", "result", NULL};
+    static const char *const keys[] = {"version", "name",   "pool", "functions",
+                                       "edges",   "result", NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;

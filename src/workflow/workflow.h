@@ -68,8 +68,8 @@ struct rr_edge {
 
 struct rr_workflow {
     char *path, *name;
-    uint64_t pool_bytes;  /* warm memory kept between messages; 0: the default */
-    bool scrub_always;    /* zero each message's memory before it serves another */
+    uint64_t pool_bytes; /* warm memory kept between messages; 0: the default */
+    bool scrub_always;   /* zero each message's memory before it serves another */
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One function, many mistakes: the environment variable CASE names the one to
- * make; "input" leaves it to the input, which begins with the name and a NUL. A case that the host must stop never comes back from its call; where
- * it does come back, the function ends with SURVIVED.
+ * make; "input" leaves it to the input, which begins with the name and a NUL. A case that the host
+ * must stop never comes back from its call; where it does come back, the function ends with
+ * SURVIVED.
  */
 #include <roadrunner.h>
 #include <stdbool.h>
