@@ -18,31 +18,14 @@
 
 #include "base/util.h"
 #include "engine/cache.h"
-#include "region/region.h"
+#include "engine/linear.h"
 
-#define RESERVATION (4 * RR_GIB)
-#define GUARD (64 * RR_MIB)
-#define WINDOW_BEGIN RR_GIB
-#define WINDOW_END (3 * RR_GIB)
 #define MAX_MODULE (256 * RR_MIB)
 #define MAX_EXPORTS 8
 #define NEVER UINT64_MAX
-#define PAGE 4096u
-#define RESIDENT_BYTES (512u << 10) /* of the start of a pooled memory ... */
-#define RESIDENT_MAX 32             /* ... stay populated at most this many pages */
 #define START_LIMIT_NS 10000000000u /* a start function may not loop for ever */
 
 _Static_assert(sizeof(union rr_value) == sizeof(wasmtime_val_raw_t), "arrays pass through");
-
-/* A reservation, and after use a pooled one: [0, open_bytes) is readable and writable. */
-struct linear {
-    struct linear *next;
-    struct rr_engine *engine;
-    uint8_t *base;
-    uint64_t size_bytes, open_bytes, initial_bytes, limit_bytes;
-    uint64_t below_bytes; /* size when the windows were opened */
-    bool limit_hit;
-};
 
 struct rr_engine {
     wasm_engine_t *engine;
@@ -53,7 +36,7 @@ struct rr_engine {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_t alarm;
-    struct linear *pool;
+    struct rr_linear_pool memories;
     atomic_uint_fast64_t alarm_ns; /* when the epoch is raised next; NEVER */
     uint64_t sleeping_until_ns;    /* under the lock */
     atomic_bool cancelled, stop;
@@ -65,6 +48,7 @@ struct rr_module {
     wasmtime_instance_pre_t *pre;
     enum rr_cached cached;
     bool wasi;
+    atomic_bool opens_windows; /* an instance of it did; only a hint */
     char *path;
 };
 
@@ -73,7 +57,7 @@ struct rr_instance {
     wasmtime_store_t *store;
     wasmtime_context_t *ctx;
     wasmtime_instance_t instance;
-    struct linear *memory;
+    struct rr_linear *memory;
     wasmtime_func_t exports[MAX_EXPORTS];
     size_t n_exports;
     uint64_t deadline_ns;
@@ -82,7 +66,7 @@ struct rr_instance {
     const uint8_t *stdin_data;
     size_t stdin_len;
     wasmtime_func_t io[2]; /* read, write: see io_wasm */
-    struct linear *io_memory;
+    struct rr_linear *io_memory;
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
     void *user;
     struct stream {
@@ -95,114 +79,29 @@ struct rr_instance {
  * instantiates leaves a note here. */
 static _Thread_local struct rr_instance *instantiating;
 static _Thread_local uint64_t instantiating_limit;
-static _Thread_local struct linear *newest_memory;
+static _Thread_local struct rr_linear *newest_memory;
 
 /* --- linear memory ---------------------------------------------------------------------- */
 
-/* What counts as heap at @size: all but the windows and the gap below them. */
-static uint64_t heap_of(const struct linear *l, uint64_t size)
-{
-    return size < WINDOW_END ? size : l->below_bytes + size - WINDOW_END;
-}
-
 static uint8_t *linear_get(void *env, size_t *size, size_t *max)
 {
-    struct linear *l = env;
+    struct rr_linear *l = env;
 
     *size = l->size_bytes;
-    *max = RESERVATION;
+    *max = RR_LINEAR_BYTES;
     return l->base;
 }
 
 static wasmtime_error_t *linear_grow(void *env, size_t size)
 {
-    struct linear *l = env;
+    const char *wrong = rr_linear_grow(env, size);
 
-    if (size == WINDOW_END && l->size_bytes < WINDOW_END)
-        l->below_bytes = l->size_bytes; /* opening the windows is granted: they are not heap */
-    if (size > l->size_bytes && heap_of(l, size) > l->limit_bytes) {
-        l->limit_hit = true;
-        return wasmtime_error_new("memory limit");
-    }
-    if (size > RESERVATION)
-        return wasmtime_error_new("beyond 4 GiB");
-    if (size > l->open_bytes) {
-        if (mmap(l->base + l->open_bytes, size - l->open_bytes, PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED)
-            return wasmtime_error_new("mmap");
-        l->open_bytes = size;
-    }
-    l->size_bytes = size;
-    return NULL;
+    return wrong ? wasmtime_error_new(wrong) : NULL;
 }
 
-static void linear_destroy(struct linear *l)
+static void linear_put(void *env)
 {
-    munmap(l->base, RESERVATION + GUARD);
-    free(l);
-}
-
-/*
- * A small guest dirties a few pages. Zeroing those costs less than to free them and fault
- * them in again for the next instance (2 us each). Returns how far the memory is zero now.
- */
-static uint64_t clear_first_pages(struct linear *l)
-{
-    uint64_t len = rr_min(RESIDENT_BYTES, l->initial_bytes);
-    unsigned char resident[RESIDENT_BYTES / PAGE];
-    size_t n = 0;
-
-    if (len == 0 || mincore(l->base, len, resident) < 0)
-        return 0;
-    for (size_t i = 0; i < len / PAGE; i++)
-        n += resident[i] & 1;
-    if (n > RESIDENT_MAX)
-        return 0;
-    for (size_t i = 0; i < len / PAGE; i++)
-        if (resident[i] & 1)
-            memset(l->base + i * PAGE, 0, PAGE);
-    return len;
-}
-
-/* Back to the pool: all zero again, and nothing beyond what the next one starts with is open. */
-static void linear_release(void *env)
-{
-    struct linear *l = env;
-    uint64_t keep = l->open_bytes >= WINDOW_END ? WINDOW_END : l->initial_bytes;
-
-    if (l->open_bytes > keep &&
-        mmap(l->base + keep, l->open_bytes - keep, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED) {
-        linear_destroy(l);
-        return;
-    }
-    l->open_bytes = rr_min(keep, l->open_bytes);
-    keep = clear_first_pages(l);
-    if (madvise(l->base + keep, l->open_bytes - keep, MADV_DONTNEED) < 0) {
-        linear_destroy(l);
-        return;
-    }
-    pthread_mutex_lock(&l->engine->lock);
-    l->next = l->engine->pool;
-    l->engine->pool = l;
-    pthread_mutex_unlock(&l->engine->lock);
-}
-
-/* A pooled reservation whose open part fits: equal, or open to the windows' end, which a guest
- * that opens windows gets anyway. */
-static struct linear *linear_take(struct rr_engine *engine, uint64_t minimum)
-{
-    struct linear *l = NULL;
-
-    pthread_mutex_lock(&engine->lock);
-    for (struct linear **p = &engine->pool; *p; p = &(*p)->next)
-        if ((*p)->initial_bytes == minimum) {
-            l = *p;
-            *p = l->next;
-            break;
-        }
-    pthread_mutex_unlock(&engine->lock);
-    return l;
+    rr_linear_put(env);
 }
 
 static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size_t minimum,
@@ -210,46 +109,27 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
                                     wasmtime_linear_memory_t *ret)
 {
     struct rr_engine *engine = env;
-    struct linear *l;
-    wasmtime_error_t *e;
+    bool windows = instantiating && instantiating->module->opens_windows;
+    struct rr_linear *l = NULL;
+    const char *wrong;
 
     (void)ty;
     (void)maximum;
-    if (reserved > RESERVATION || guard > GUARD)
+    if (reserved > RR_LINEAR_BYTES || guard > RR_LINEAR_GUARD)
         return wasmtime_error_new("the engine wants a larger reservation");
-    l = linear_take(engine, minimum);
-    if (!l) {
-        l = calloc(1, sizeof(*l));
-        if (!l)
-            return wasmtime_error_new("out of memory");
-        l->engine = engine;
-        l->base = rr_reserve(RESERVATION + GUARD, RR_GIB);
-        if (!l->base) {
-            free(l);
-            return wasmtime_error_new("no address space for linear memory");
-        }
-    }
-    l->initial_bytes = minimum;
-    l->size_bytes = 0;
-    l->below_bytes = 0;
-    l->limit_hit = false;
-    l->limit_bytes = instantiating_limit;
-    e = linear_grow(l, minimum);
-    if (e) {
-        if (instantiating && l->limit_hit)
+    wrong = rr_linear_get(&engine->memories, minimum, instantiating_limit, windows, &l);
+    if (wrong) {
+        if (instantiating && minimum > instantiating_limit)
             rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
                          "its module starts with %s of memory, over the limit of %s",
-                         rr_bytes_text(minimum), rr_bytes_text(l->limit_bytes));
-        linear_destroy(l);
-        return e;
+                         rr_bytes_text(minimum), rr_bytes_text(instantiating_limit));
+        return wasmtime_error_new(wrong);
     }
     if (instantiating)
         instantiating->memory = l;
     newest_memory = l;
-    *ret = (wasmtime_linear_memory_t){.env = l,
-                                      .get_memory = linear_get,
-                                      .grow_memory = linear_grow,
-                                      .finalizer = linear_release};
+    *ret = (wasmtime_linear_memory_t){
+        .env = l, .get_memory = linear_get, .grow_memory = linear_grow, .finalizer = linear_put};
     return NULL;
 }
 
@@ -678,7 +558,7 @@ static wasm_config_t *make_config(struct rr_engine *engine)
 
     wasmtime_config_host_memory_creator_set(config, &creator);
     wasmtime_config_memory_init_cow_set(config, false); /* a memory image panics with a creator */
-    wasmtime_config_memory_reservation_set(config, RESERVATION);
+    wasmtime_config_memory_reservation_set(config, RR_LINEAR_BYTES);
     wasmtime_config_memory_guard_size_set(config, 32 * RR_MIB);
     wasmtime_config_memory_may_move_set(config, false);
     wasmtime_config_epoch_interruption_set(config, true);
@@ -723,11 +603,13 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     if (!engine)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     pthread_mutex_init(&engine->lock, NULL);
+    pthread_mutex_init(&engine->memories.lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&engine->wake, &attr);
     pthread_condattr_destroy(&attr);
     atomic_store(&engine->alarm_ns, NEVER);
+    rr_linear_catch_faults();
     engine->engine = wasm_engine_new_with_config(make_config(engine));
     engine->linker = wasmtime_linker_new(engine->engine);
     engine->wasi = wasmtime_linker_new(engine->engine);
@@ -755,8 +637,6 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
 
 void rr_engine_free(struct rr_engine *engine)
 {
-    struct linear *l;
-
     if (!engine)
         return;
     if (engine->alarm) {
@@ -771,10 +651,8 @@ void rr_engine_free(struct rr_engine *engine)
     wasmtime_linker_delete(engine->linker);
     wasmtime_linker_delete(engine->wasi);
     wasm_engine_delete(engine->engine);
-    while ((l = engine->pool)) {
-        engine->pool = l->next;
-        linear_destroy(l);
-    }
+    rr_linear_pool_free(&engine->memories);
+    pthread_mutex_destroy(&engine->memories.lock);
     pthread_cond_destroy(&engine->wake);
     pthread_mutex_destroy(&engine->lock);
     free(engine->cache_dir);
@@ -1170,11 +1048,15 @@ int rr_instance_call(struct rr_instance *inst, int export, union rr_value *args,
     wasm_trap_t *trap = NULL;
     wasmtime_error_t *e;
 
+    struct rr_linear *before;
+
     if (run_begin(inst, deadline_ns))
         return rr_instance_fault(inst, err);
+    before = rr_linear_enter(inst->memory);
     e = wasmtime_func_call_unchecked(inst->ctx, &inst->exports[export],
                                      (wasmtime_val_raw_t *)(void *)args, n_args ? n_args : 1,
                                      &trap);
+    rr_linear_leave(before);
     return e || trap ? take_trap(inst, e, trap, err) : 0;
 }
 
@@ -1195,7 +1077,7 @@ uint64_t rr_instance_memory_bytes(struct rr_instance *inst)
 
 uint64_t rr_instance_heap_bytes(struct rr_instance *inst)
 {
-    return inst->memory ? heap_of(inst->memory, inst->memory->size_bytes) : 0;
+    return inst->memory ? rr_linear_heap_bytes(inst->memory) : 0;
 }
 
 uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len)
@@ -1205,23 +1087,32 @@ uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len
     return len <= size && addr <= size - len && inst->memory ? inst->memory->base + addr : NULL;
 }
 
+void rr_instance_touch(struct rr_instance *inst, uint32_t addr, uint64_t len)
+{
+    if (inst->memory)
+        rr_linear_touch(inst->memory, addr, addr + len);
+}
+
 int rr_instance_open_windows(struct rr_instance *inst)
 {
     wasmtime_extern_t item;
     uint64_t previous;
     wasmtime_error_t *e;
 
-    if (rr_instance_memory_bytes(inst) >= WINDOW_END)
+    if (rr_instance_memory_bytes(inst) >= RR_WINDOWS_END)
         return 0;
     if (!wasmtime_instance_export_get(inst->ctx, &inst->instance, "memory", 6, &item) ||
         item.kind != WASMTIME_EXTERN_MEMORY)
         return rr_instance_fail(inst, RR_E_INVALID, "export the memory as `memory`",
                                 "it has no memory to open windows in");
-    if (inst->memory->size_bytes > WINDOW_BEGIN)
+    if (inst->memory->size_bytes > RR_WINDOWS_BEGIN)
         return rr_instance_fail(inst, RR_E_LIMIT, "open the windows before the heap grows to 1 GiB",
                                 "its heap already reaches into the windows");
+    inst->memory->opening = true;
     e = wasmtime_memory_grow(inst->ctx, &item.of.memory,
-                             (WINDOW_END - inst->memory->size_bytes) / 65536, &previous);
+                             (RR_WINDOWS_END - inst->memory->size_bytes) / 65536, &previous);
+    inst->memory->opening = false;
+    inst->module->opens_windows = true;
     if (e) {
         struct rr_error why;
 

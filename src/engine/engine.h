@@ -124,6 +124,8 @@ uint8_t *rr_instance_memory(struct rr_instance *inst);
 uint64_t rr_instance_memory_bytes(struct rr_instance *inst);
 /* Host pointer to [addr, addr+len), or NULL when it is out of bounds. */
 uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len);
+/* A small message lies, or will, at [addr, addr+len) of the windows. */
+void rr_instance_touch(struct rr_instance *inst, uint32_t addr, uint64_t len);
 /* Open the windows: memory grows to 3 GiB if it is smaller. 0 or RR_E_LIMIT. */
 int rr_instance_open_windows(struct rr_instance *inst);
 /* The heap beyond @bytes of linear memory's start was in use at its peak. */

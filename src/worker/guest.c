@@ -131,6 +131,8 @@ static int op_alloc(struct rr_guest *g, const char *name, uint64_t len, uint32_t
                           m->slot_bytes, len, 0, &m->region, &err);
         if (r == 0)
             r = rr_region_move(m->region, rr_instance_memory(g->inst) + m->window, len, &err);
+    } else {
+        rr_instance_touch(g->inst, (uint32_t)m->window, len);
     }
     h = r ? NULL : rr_held_add(i, m, (uint32_t)m->window, rr_align_up(len ? len : 1, PAGE));
     if (!h) {

@@ -144,6 +144,7 @@ int rr_deliver(struct instance *i, struct message *m, const char *port, struct r
     if (!h)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     if (m->small) {
+        rr_instance_touch(i->guest.inst, (uint32_t)window, m->len);
         memcpy(base + window, m->small->data, m->len);
         m->copied_bytes += m->len;
         m->path = RR_PATH_COPY;

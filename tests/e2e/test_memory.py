@@ -110,6 +110,15 @@ def test_large_heap_beside_windows(rr):
     assert low < 1 << 30 or high >= 3 << 30
 
 
+def test_gap_below_the_windows(rr):
+    """The guest traps there; a pointer into it does the host no harm."""
+    r = rr.chain({"gap": "gap"}, b"", "--repeat", 5)
+    assert (r.status, r.out) == (0, b"+"), r
+    r = rr.chain({"gap": {"module": "gap", "env": {"CASE": "load"}}}, b"")
+    assert r.status == 70, r
+    assert "out of bounds memory access" in r.err
+
+
 @pytest.mark.parametrize("module", ["big_data", "big_bss"])
 def test_large_data_segments(rr, module):
     r = rr.chain({"f": {"module": module, "memory": "400MiB"}}, b"input")

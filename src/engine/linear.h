@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine: linear memories of our own, which never move and are pooled. Knows nothing of Wasmtime.
+ *
+ *   0 .. open_bytes          heap, stack, data: readable and writable
+ *     .. 1 GiB               closed: the guest traps there, see rr_linear_enter() for the host
+ *   1 GiB .. 3 GiB           windows, once they were opened
+ *   3 GiB .. high_bytes      heap that grew after that
+ *     .. 4 GiB and a guard   closed
+ */
+#ifndef RR_ENGINE_LINEAR_H
+#define RR_ENGINE_LINEAR_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/util.h"
+
+#define RR_LINEAR_BYTES (4 * RR_GIB)
+#define RR_LINEAR_GUARD (64 * RR_MIB)
+#define RR_WINDOWS_BEGIN RR_GIB
+#define RR_WINDOWS_END (3 * RR_GIB)
+
+#define RR_LINEAR_MAX_KEPT 8
+
+struct rr_linear_pool {
+    pthread_mutex_t lock;
+    struct rr_linear *first;
+};
+
+struct rr_linear {
+    struct rr_linear *next;
+    struct rr_linear_pool *pool;
+    uint8_t *base;
+    uint64_t size_bytes; /* what the guest sees */
+    uint64_t open_bytes, high_bytes, initial_bytes, limit_bytes;
+    uint64_t below_bytes;          /* size when the windows were opened */
+    uint64_t hull_begin, hull_end; /* pages that a guest of this size uses: kept, and zeroed */
+    struct {
+        uint64_t begin, end;
+    } kept[RR_LINEAR_MAX_KEPT]; /* the same in the windows, for small messages; in their order */
+    size_t n_kept;
+    unsigned int n_uses;
+    bool mapped;  /* the windows are readable and writable */
+    bool opened;  /* by this guest */
+    bool opening; /* the next growth is to the end of the windows */
+    bool limit_hit;
+    volatile sig_atomic_t gap_touched;
+};
+
+/**
+ * rr_linear_get() - a memory of @minimum bytes, all zero
+ * @windows: a guest that opens windows is expected: one whose windows are mapped saves time
+ * @ret:     out, owned: rr_linear_put()
+ *
+ * Return: NULL, or what is wrong, a constant.
+ */
+const char *rr_linear_get(struct rr_linear_pool *pool, uint64_t minimum, uint64_t limit_bytes,
+                          bool windows, struct rr_linear **ret);
+/* Wipe it and pool it. */
+void rr_linear_put(struct rr_linear *l);
+void rr_linear_pool_free(struct rr_linear_pool *pool);
+/* NULL, or what is wrong, a constant. */
+const char *rr_linear_grow(struct rr_linear *l, uint64_t size_bytes);
+/* [@begin, @end) in the windows holds a small message: its pages are to stay, and be zeroed. */
+void rr_linear_touch(struct rr_linear *l, uint64_t begin, uint64_t end);
+/* What counts as heap: all but the windows and the gap below them. */
+uint64_t rr_linear_heap_bytes(const struct rr_linear *l);
+
+/*
+ * A pointer that a guest passes to the host may point into the gap below the windows, which is part
+ * of its memory. Host code on this thread that follows it finds zeroes there, and no crash.
+ * Return: the memory entered before, for rr_linear_leave().
+ */
+struct rr_linear *rr_linear_enter(struct rr_linear *l);
+void rr_linear_leave(struct rr_linear *before);
+/* Once per process, before the engine installs its own handler, which passes on what is not its. */
+void rr_linear_catch_faults(void);
+
+#endif
