@@ -263,11 +263,11 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     span.heap_bytes = rr_instance_heap_bytes(i->guest.inst);
     rr_message_free(rr_take(i->reply)); /* of a call that failed */
     rr_instance_give(i, r == 0);
-    if (r)
-        return name_function(w, fn, err);
+    if (!span.start_ns) /* it failed before its handler ran */
+        span.start_ns = span.end_ns;
     if (w->observer.span)
         w->observer.span(w->observer.user, &span);
-    return 0;
+    return r ? name_function(w, fn, err) : 0;
 }
 
 /* --- input ----------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hostile and broken input: a named cause, a remedy, an exit status, nothing leaked."""
 
+import ctypes
 import os
 import resource
 import signal
@@ -187,6 +188,22 @@ def test_unreadable_input(rr, echo, tmp_path, name, status, words):
     r = rr("run", echo, "-i", tmp_path / name)
     assert r.status == status, r
     assert words in r.err and "hint: " in r.err
+
+
+def drop_dac():
+    """Root may read everything; without these capabilities only what the modes say."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_forbidden_input(rr, echo, tmp_path):
+    path = tmp_path / "forbidden"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    r = rr("run", echo, path, preexec_fn=drop_dac)
+    assert r.status == 66, r
+    assert "Permission denied" in r.err and "forbidden" in r.err and "hint: " in r.err
 
 
 def test_input_beyond_the_edge(rr, echo, tmp_path):
