@@ -75,6 +75,28 @@ static void check_layout(const struct rr_workflow *wf)
     }
 }
 
+/* What is left to be known about processes: delivery only where there are two, all within limits.
+ */
+static void check_processes(struct rr_workflow *wf)
+{
+    if (wf->queue_messages < 1 || wf->queue_messages > RR_WORKFLOW_MAX_QUEUED ||
+        wf->queue_bytes < 1u << 20 || wf->queue_bytes > 1ull << 40)
+        abort();
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (e->attempts < 1 || e->attempts > RR_WORKFLOW_MAX_ATTEMPTS ||
+            (e->at_least_once ? !rr_edge_crosses(wf, e) || e->is_call || e->is_reply
+                              : e->attempts != 1))
+            abort();
+    }
+    rr_workflow_isolate_all(wf);
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        if (!rr_edge_crosses(wf, &wf->edges[i]))
+            abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct rr_workflow *wf = NULL;
@@ -86,6 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
             check_layout(wf);
         check_result(wf);
         check_order(wf);
+        check_processes(wf);
         rr_workflow_free(wf);
     } else if (!err.text[0] || (int)err.code != r ||
                (err.code == RR_E_INVALID &&

@@ -12,15 +12,25 @@ static void window_text(const struct rr_edge *e, char out[64])
     snprintf(out, 64, "0x%08llx + %s", (unsigned long long)e->window, rr_bytes_text(e->slot_bytes));
 }
 
+static const char *channel_name(const struct rr_workflow *wf, const struct rr_edge *e)
+{
+    return rr_edge_crosses(wf, e) ? "kernel" : "user";
+}
+
+static const char *isolation_name(const struct rr_function *f)
+{
+    return f->isolated ? "process" : "worker";
+}
+
 /* --- text ------------------------------------------------------------------------------------ */
 
 static void print_functions(const struct rr_workflow *wf, struct rr_worker *w)
 {
-    static const char *const head[] = {"function", "tier",     "because",
-                                       "memory",   "deadline", "instances"};
+    static const char *const head[] = {"function", "tier",      "because",  "memory",
+                                       "deadline", "instances", "isolation"};
     struct cli_table t = {0};
 
-    cli_table_row(&t, head, 6);
+    cli_table_row(&t, head, 7);
     for (size_t n = 0; n < wf->n_functions; n++) {
         const struct rr_function *f = &wf->functions[n];
         char instances[24];
@@ -32,11 +42,12 @@ static void print_functions(const struct rr_workflow *wf, struct rr_worker *w)
                              rr_worker_why(w, (int)n),
                              rr_bytes_text(f->memory_bytes),
                              f->deadline_ns ? rr_duration_text(f->deadline_ns) : "none",
-                             f->instances ? instances : "fresh"};
+                             f->instances ? instances : "fresh",
+                             isolation_name(f)};
 
-        cli_table_row(&t, row, 6);
+        cli_table_row(&t, row, 7);
     }
-    cli_table_print(&t, stdout, "lllrrl");
+    cli_table_print(&t, stdout, "lllrrll");
 }
 
 static void print_edges(const struct rr_workflow *wf, struct rr_worker *w)
@@ -53,7 +64,7 @@ static void print_edges(const struct rr_workflow *wf, struct rr_worker *w)
         snprintf(edge, sizeof(edge), "%s -> %s", from, to);
         window_text(e, window);
 
-        const char *row[] = {edge, "user", rr_path_name(rr_worker_path(w, (int)n)),
+        const char *row[] = {edge, channel_name(wf, e), rr_path_name(rr_worker_path(w, (int)n)),
                              rr_bytes_text(rr_min(e->max_bytes, e->slot_bytes)), window};
 
         cli_table_row(&t, row, 5);
@@ -96,6 +107,7 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
                                json_object_new_int64((int64_t)f->memory_bytes));
         json_object_object_add(one, "deadline_ns", json_object_new_int64((int64_t)f->deadline_ns));
         json_object_object_add(one, "instances", json_object_new_int64(f->instances));
+        add(one, "isolation", isolation_name(f));
         json_object_array_add(functions, one);
     }
     for (size_t n = 0; n < wf->n_edges; n++) {
@@ -106,7 +118,8 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
         cli_edge_ends(wf, e, from, to);
         add(one, "from", from);
         add(one, "to", to);
-        add(one, "channel", "user");
+        add(one, "channel", channel_name(wf, e));
+        add(one, "delivery", e->at_least_once ? "at-least-once" : "at-most-once");
         add(one, "path", rr_path_name(rr_worker_path(w, (int)n)));
         json_object_object_add(one, "max_bytes",
                                json_object_new_int64((int64_t)rr_min(e->max_bytes, e->slot_bytes)));
@@ -201,8 +214,8 @@ static void svg_edges(FILE *f, const struct rr_workflow *wf, struct rr_worker *w
         struct place from = e->from < 0 ? (struct place){0, 0} : places[e->from];
         char label[200], slot[64];
 
-        snprintf(label, sizeof(label), "%s &#8594; %s, %s", e->from < 0 ? "" : e->from_port,
-                 e->to_port, rr_path_name(rr_worker_path(w, (int)n)));
+        snprintf(label, sizeof(label), "%s &#8594; %s, %s, %s", e->from < 0 ? "" : e->from_port,
+                 e->to_port, channel_name(wf, e), rr_path_name(rr_worker_path(w, (int)n)));
         window_text(e, slot);
         arrow(f, from, places[e->to], label, slot, e->is_reply);
     }
@@ -306,8 +319,9 @@ const struct cli_command cli_explain = {
     .summary = "show a workflow's graph with tiers, paths and slots",
     .help = "Usage: roadrunner explain WORKFLOW [--json] [--svg FILE]\n\n"
             "Shows what will happen when the workflow runs: the tier of each function and why,\n"
-            "and for each edge the channel, the path of large messages, and the window, the\n"
-            "addresses at which its messages lie in every function.\n\n"
+            "and whether it has a process of its own; for each edge the channel (kernel between\n"
+            "processes, else user), the path of large messages, and the window, the addresses at\n"
+            "which its messages lie in every function.\n\n"
             "Options:\n"
             "  --json      machine-readable output\n"
             "  --svg FILE  draw the graph; - is stdout\n",

@@ -2,6 +2,7 @@
 /* Rules for the graph as a whole, the order of its functions, and the files it names. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -339,6 +340,29 @@ static int check_folder(struct reader *r, const struct rr_function *f, const str
     return 0;
 }
 
+/* The file is made when the first letter comes; until then its folder must let us. */
+static int check_dead_letters(struct reader *r)
+{
+    const char *path = r->wf->dead_letters, *slash = strrchr(path, '/');
+    const char *hint = "create its folder, or correct the path, which is relative to this file";
+    char folder[PATH_MAX];
+    struct stat st;
+    int error;
+
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path + 1) : 1,
+             slash ? path : ".");
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return rr_reader_fail(r, RR_E_NOINPUT, r->wf->dead_letters_pos, "name a file in a folder",
+                              "dead_letters is not a regular file: %.400s", path);
+    if (faccessat(AT_FDCWD, folder, W_OK | X_OK, AT_EACCESS) == 0 &&
+        (faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0 || errno == ENOENT))
+        return 0;
+    error = errno;
+    return rr_reader_fail(r, RR_E_NOINPUT, r->wf->dead_letters_pos,
+                          error == ENOENT ? hint : "give a path in a folder that you may write to",
+                          "dead_letters cannot be written: %.400s: %s", path, strerror(error));
+}
+
 int rr_check_files(struct reader *r)
 {
     int rc = 0;
@@ -350,5 +374,7 @@ int rr_check_files(struct reader *r)
         for (size_t k = 0; k < f->n_folders && !rc; k++)
             rc = check_folder(r, f, &f->folders[k]);
     }
+    if (!rc && r->wf->dead_letters)
+        rc = check_dead_letters(r);
     return rc;
 }

@@ -43,6 +43,7 @@ struct reader {
     struct rr_workflow *wf;
     struct rr_error *err;
     size_t edges_room;
+    bool isolated; /* functions that do not say */
     struct name_index {
         const char *name;
         int index;

@@ -13,7 +13,10 @@
 #define DEADLINE_DEFAULT_NS 10000000000ull
 #define DEADLINE_MAX_NS (7ull * 24 * 3600 * 1000000000)
 #define INSTANCES_MAX 1024
-#define MAX_KEYS 8
+#define ATTEMPTS_DEFAULT 3
+#define QUEUE_MESSAGES_DEFAULT 1024
+#define QUEUE_BYTES_DEFAULT (4 * RR_GIB)
+#define MAX_KEYS 10
 
 struct unit {
     const char *name;
@@ -252,22 +255,66 @@ static int read_deadline(struct reader *r, const struct yaml_node *node, uint64_
     return 0;
 }
 
-static int read_instances(struct reader *r, const struct yaml_node *node, unsigned int *ret)
+/* A number from 1 to @max, as people write it: no sign, no zeros first, no quotes. */
+static bool whole_number(const struct yaml_node *node, unsigned int max, unsigned int *ret)
 {
     unsigned long n;
     char *end;
 
+    if (node->kind != YAML_SCALAR || !node->plain || node->text[0] < '1' || node->text[0] > '9')
+        return false;
+    n = strtoul(node->text, &end, 10);
+    if (*end || n > max)
+        return false;
+    *ret = (unsigned int)n;
+    return true;
+}
+
+static int read_count(struct reader *r, const struct yaml_node *node, const char *what,
+                      unsigned int max, unsigned int *ret)
+{
+    char hint[64];
+
+    if (whole_number(node, max, ret))
+        return 0;
+    snprintf(hint, sizeof(hint), "write a number from 1 to %u", max);
+    if (node->kind != YAML_SCALAR)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, hint, "%s must be a number, not %s", what,
+                              kind_text(node));
+    return rr_reader_fail(r, RR_E_INVALID, node->pos, hint, "%s cannot be '%.80s'", what,
+                          node->text);
+}
+
+/* One of two words; @ret: it is the second. */
+static int read_word(struct reader *r, const struct yaml_node *node, const char *what,
+                     const char *const words[2], const char *hint, bool *ret)
+{
+    if (node->kind != YAML_SCALAR)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, hint, "%s must be a text, not %s", what,
+                              kind_text(node));
+    if (strcmp(node->text, words[0]) != 0 && strcmp(node->text, words[1]) != 0)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, hint, "%s cannot be '%.80s'", what,
+                              node->text);
+    *ret = strcmp(node->text, words[1]) == 0;
+    return 0;
+}
+
+static int read_isolation(struct reader *r, const struct yaml_node *node, bool *ret)
+{
+    static const char *const words[] = {"worker", "process"};
+
+    return read_word(r, node, "isolation", words,
+                     "write process (a process of its own) or worker (with the others)", ret);
+}
+
+static int read_instances(struct reader *r, const struct yaml_node *node, unsigned int *ret)
+{
     if (node->kind == YAML_SCALAR && strcmp(node->text, "fresh") == 0) {
         *ret = 0;
         return 0;
     }
-    if (node->kind == YAML_SCALAR && node->plain && node->text[0] >= '1' && node->text[0] <= '9') {
-        n = strtoul(node->text, &end, 10);
-        if (!*end && n <= INSTANCES_MAX) {
-            *ret = (unsigned int)n;
-            return 0;
-        }
-    }
+    if (whole_number(node, INSTANCES_MAX, ret))
+        return 0;
     return rr_reader_fail(r, RR_E_INVALID, node->pos,
                           "write fresh (an instance per message) or a number from 1 to 1024",
                           "instances cannot be '%.80s'", node->text);
@@ -435,13 +482,14 @@ static int read_folders(struct reader *r, const struct yaml_node *list, struct r
 static int read_function(struct reader *r, const struct yaml_node *key, struct rr_function *f)
 {
     static const char *const keys[] = {"module", "memory",  "deadline", "instances", "env",
-                                       "args",   "folders", "calls",    NULL};
+                                       "args",   "folders", "calls",    "isolation", NULL};
     struct fields in;
     char what[80];
     int rc;
 
     f->memory_bytes = MEMORY_DEFAULT;
     f->deadline_ns = DEADLINE_DEFAULT_NS;
+    f->isolated = r->isolated;
     f->pos = key->pos;
     rc = want_name(r, key, "name of a function");
     if (!rc && strcmp(key->text, "input") == 0)
@@ -471,6 +519,8 @@ static int read_function(struct reader *r, const struct yaml_node *key, struct r
         rc = read_args(r, in.values[5], f);
     if (!rc && in.values[6])
         rc = read_folders(r, in.values[6], f);
+    if (!rc && in.values[8])
+        rc = read_isolation(r, in.values[8], &f->isolated);
     r->calls_nodes[f - r->wf->functions] = in.values[7];
     return rc;
 }
@@ -594,7 +644,7 @@ struct rr_edge *rr_edge_add(struct reader *r, int from, const char *from_port, i
         r->edges_room = room;
     }
     edge = &wf->edges[wf->n_edges];
-    *edge = (struct rr_edge){.from = from, .to = to, .pos = pos};
+    *edge = (struct rr_edge){.from = from, .to = to, .attempts = 1, .pos = pos};
     edge->from_port = strdup(from_port);
     edge->to_port = strdup(to_port);
     if (!edge->from_port || !edge->to_port) {
@@ -607,9 +657,53 @@ struct rr_edge *rr_edge_add(struct reader *r, int from, const char *from_port, i
     return edge;
 }
 
+/* Where both ends live in the parent worker, its death ends the run: nobody is left to try again.
+ */
+static int fail_inside(struct reader *r, const struct rr_edge *edge, struct rr_pos pos)
+{
+    const char *to = r->wf->functions[edge->to].name;
+    const char *from = edge->from < 0 ? "input" : r->wf->functions[edge->from].name;
+    char hint[256];
+
+    if (edge->from < 0)
+        snprintf(hint, sizeof(hint), "isolate the function: `isolation: process` for '%s'", to);
+    else
+        snprintf(hint, sizeof(hint),
+                 "isolate one of the two functions: `isolation: process` for '%s' or '%s'", from,
+                 to);
+    return rr_reader_fail(r, RR_E_INVALID, pos, hint,
+                          "at-least-once has no meaning from '%s' to '%s': both are in one process",
+                          from, to);
+}
+
+/* @delivery, @attempts: NULL if not given. */
+static int read_delivery(struct reader *r, const struct yaml_node *delivery,
+                         const struct yaml_node *attempts, struct rr_edge *edge)
+{
+    static const char *const words[] = {"at-most-once", "at-least-once"};
+    int rc = 0;
+
+    if (delivery)
+        rc = read_word(r, delivery, "delivery", words,
+                       "write at-most-once, or at-least-once (again if its receiver dies)",
+                       &edge->at_least_once);
+    if (rc)
+        return rc;
+    if (attempts && !edge->at_least_once)
+        return rr_reader_fail(r, RR_E_INVALID, attempts->pos,
+                              "add `delivery: at-least-once`, or remove `attempts`",
+                              "attempts has no meaning for an edge that delivers at most once");
+    if (!edge->at_least_once)
+        return 0;
+    edge->attempts = ATTEMPTS_DEFAULT;
+    if (attempts)
+        rc = read_count(r, attempts, "attempts", RR_WORKFLOW_MAX_ATTEMPTS, &edge->attempts);
+    return rc || rr_edge_crosses(r->wf, edge) ? rc : fail_inside(r, edge, delivery->pos);
+}
+
 static int read_edge(struct reader *r, const struct yaml_node *node)
 {
-    static const char *const keys[] = {"from", "to", "max", NULL};
+    static const char *const keys[] = {"from", "to", "max", "delivery", "attempts", NULL};
     char from_port[RR_WORKFLOW_MAX_NAME + 1], to_port[RR_WORKFLOW_MAX_NAME + 1];
     int from, to, rc;
     struct rr_edge *edge;
@@ -634,7 +728,7 @@ static int read_edge(struct reader *r, const struct yaml_node *node)
         return r->err->code;
     edge->max_declared = in.values[2] != NULL;
     edge->max_bytes = max_bytes;
-    return 0;
+    return read_delivery(r, in.values[3], in.values[4], edge);
 }
 
 static int add_call(struct reader *r, int caller, int callee, struct rr_pos pos)
@@ -762,10 +856,48 @@ static int read_pool(struct reader *r, const struct yaml_node *node)
     return 0;
 }
 
+static int read_limits(struct reader *r, const struct yaml_node *node)
+{
+    static const char *const keys[] = {"queue_messages", "queue_bytes", NULL};
+    struct fields in;
+    int rc = read_fields(r, node, "limits", keys, &in);
+
+    if (!rc && in.values[0])
+        rc = read_count(r, in.values[0], keys[0], RR_WORKFLOW_MAX_QUEUED, &r->wf->queue_messages);
+    if (!rc && in.values[1])
+        rc = read_size(r, in.values[1], keys[1], RR_MIB, 1024 * RR_GIB, &r->wf->queue_bytes);
+    return rc;
+}
+
+/* What holds for the workflow as a whole. */
+static int read_settings(struct reader *r, const struct fields *in)
+{
+    struct rr_workflow *wf = r->wf;
+    int rc = 0;
+
+    wf->queue_messages = QUEUE_MESSAGES_DEFAULT;
+    wf->queue_bytes = QUEUE_BYTES_DEFAULT;
+    if (in->values[1])
+        rc = want_name(r, in->values[1], "name of a workflow");
+    if (!rc)
+        rc = in->values[1] ? copy_text(r, in->values[1]->text, &wf->name) : default_name(r);
+    if (!rc && in->values[2])
+        rc = read_pool(r, in->values[2]);
+    if (!rc && in->values[3])
+        rc = read_isolation(r, in->values[3], &r->isolated);
+    if (!rc && in->values[4]) {
+        wf->dead_letters_pos = in->values[4]->pos;
+        rc = read_path(r, in->values[4], "dead_letters", &wf->dead_letters);
+    }
+    if (!rc && in->values[5])
+        rc = read_limits(r, in->values[5]);
+    return rc;
+}
+
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version", "name",   "pool", "functions",
-                                       "edges",   "result", NULL};
+    static const char *const keys[] = {"version", "name",      "pool",  "isolation", "dead_letters",
+                                       "limits",  "functions", "edges", "result",    NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;
@@ -778,25 +910,21 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = read_version(r, root);
     if (!rc)
         rc = read_fields(r, root, "the workflow", keys, &in);
-    for (size_t i = 3; keys[i] && !rc; i++) {
+    for (size_t i = 6; keys[i] && !rc; i++) {
         if (!in.values[i])
             rc = rr_reader_fail(r, RR_E_INVALID, root->pos,
                                 "a workflow has version, functions, edges and result",
                                 "the workflow has no '%s'", keys[i]);
     }
-    if (!rc && in.values[1])
-        rc = want_name(r, in.values[1], "name of a workflow");
     if (!rc)
-        rc = in.values[1] ? copy_text(r, in.values[1]->text, &r->wf->name) : default_name(r);
-    if (!rc && in.values[2])
-        rc = read_pool(r, in.values[2]);
+        rc = read_settings(r, &in);
     if (!rc)
-        rc = read_functions(r, in.values[3]);
+        rc = read_functions(r, in.values[6]);
     if (!rc)
-        rc = read_edges(r, in.values[4]);
+        rc = read_edges(r, in.values[7]);
     if (rc)
         return rc;
-    r->wf->result_pos = in.values[5]->pos;
-    rc = read_endpoint(r, in.values[5], "result", false, "out", &r->wf->result, port);
+    r->wf->result_pos = in.values[8]->pos;
+    rc = read_endpoint(r, in.values[8], "result", false, "out", &r->wf->result, port);
     return rc ? rc : copy_text(r, port, &r->wf->result_port);
 }

@@ -64,6 +64,7 @@ void rr_workflow_free(struct rr_workflow *wf)
     free(wf->path);
     free(wf->name);
     free(wf->result_port);
+    free(wf->dead_letters);
     free(wf->order);
     free(wf);
 }
@@ -75,6 +76,19 @@ int rr_workflow_find(const struct rr_workflow *wf, const char *name)
             return (int)i;
     }
     return -1;
+}
+
+bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e)
+{
+    /* No edge leads from a function to itself: that would be a cycle. */
+    return wf->functions[e->to].isolated ||
+           (e->from != RR_NODE_INPUT && wf->functions[e->from].isolated);
+}
+
+void rr_workflow_isolate_all(struct rr_workflow *wf)
+{
+    for (size_t i = 0; i < wf->n_functions; i++)
+        wf->functions[i].isolated = true;
 }
 
 static int read_all(struct reader *r, const char *text, size_t len, bool check_files)

@@ -16,7 +16,9 @@
 #define RR_WORKFLOW_MAX_NAME 63         /* [A-Za-z][A-Za-z0-9_-]* */
 #define RR_WORKFLOW_MAX_FOLDERS 64      /* of one function */
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
-#define RR_WINDOW_BASE (1ull << 30)     /* windows lie in [1 GiB, 3 GiB) of linear memory */
+#define RR_WORKFLOW_MAX_ATTEMPTS 100
+#define RR_WORKFLOW_MAX_QUEUED 65536 /* messages on one link */
+#define RR_WINDOW_BASE (1ull << 30)  /* windows lie in [1 GiB, 3 GiB) of linear memory */
 #define RR_WINDOW_END (3ull << 30)
 #define RR_SLOT_SMALL (64ull << 20)
 #define RR_SLOT_LARGE (1ull << 30)
@@ -41,7 +43,8 @@ struct rr_function {
     char **args;            /* NULL-terminated, without argv[0] */
     struct rr_folder *folders;
     size_t n_folders;
-    char **calls; /* names of functions it may call; NULL-terminated */
+    char **calls;  /* names of functions it may call; NULL-terminated */
+    bool isolated; /* lives alone in a process of its own */
     struct rr_pos pos, module_pos;
 };
 
@@ -56,6 +59,9 @@ struct rr_edge {
     int from; /* index of the function, or RR_NODE_INPUT */
     int to;   /* index of the function */
     bool is_call, is_reply;
+    bool at_least_once;        /* only where rr_edge_crosses() */
+    unsigned int attempts;     /* deliveries of one message, the first included; 1 unless
+                                  at_least_once */
     char *from_port, *to_port; /* default "out" and "in" */
     bool max_declared;         /* the file says `max` for this output port */
     uint64_t max_bytes;        /* of the output port: the largest `max` declared for it;
@@ -70,6 +76,11 @@ struct rr_workflow {
     char *path, *name;
     uint64_t pool_bytes; /* warm memory kept between messages; 0: the default */
     bool scrub_always;   /* zero each message's memory before it serves another */
+    char *dead_letters;  /* file for messages whose last attempt failed, resolved like a module;
+                            NULL: such a message fails the run */
+    struct rr_pos dead_letters_pos;
+    unsigned int queue_messages; /* what may wait on one link between two processes; */
+    uint64_t queue_bytes;        /* defaults 1024 and 4 GiB */
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;
@@ -92,7 +103,8 @@ struct rr_workflow {
  * A function may hold all its messages at once, so those that meet at it (its
  * inputs, its output ports, its calls and their replies, the result) never
  * share window space. An output port without a declared maximum takes a large
- * slot if all fit, else a small one. Module files and folders must exist.
+ * slot if all fit, else a small one. Module files and folders must exist, and
+ * the dead letters' file must be writable.
  *
  * Return: 0 or an enum rr_code (RR_E_NOINPUT, RR_E_INVALID, RR_E_SYSTEM).
  */
@@ -103,5 +115,13 @@ int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_
                       struct rr_error *err);
 void rr_workflow_free(struct rr_workflow *wf);
 int rr_workflow_find(const struct rr_workflow *wf, const char *name); /* index or -1 */
+
+/*
+ * Sender and receiver live in different processes: an isolated function lives
+ * alone, all others and the workflow's input in the parent worker.
+ */
+bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e);
+/* Give every function a process of its own, whatever the file says. */
+void rr_workflow_isolate_all(struct rr_workflow *wf);
 
 #endif

@@ -65,6 +65,40 @@ def test_explain_calls(rr):
     }
 
 
+def test_explain_processes(rr):
+    path = rr.workflow(
+        {"a": "echo", "b": {"module": "echo", "isolation": "process"}, "c": "echo"},
+        [
+            edge("input", "a"),
+            {**edge("a", "b"), "delivery": "at-least-once"},
+            edge("b", "c"),
+        ],
+        "c",
+    )
+    graph = json.loads(rr("explain", path, "--json").out)
+    assert [f["isolation"] for f in graph["functions"]] == ["worker", "process", "worker"]
+    assert [(e["channel"], e["delivery"]) for e in graph["edges"]] == [
+        ("user", "at-most-once"),
+        ("kernel", "at-least-once"),
+        ("kernel", "at-most-once"),
+    ]
+    functions, edges = rr("explain", path).out.decode().split("\n\n")[1:3]
+    assert [line.split()[-1] for line in functions.splitlines()] == [
+        "isolation",
+        "worker",
+        "process",
+        "worker",
+    ]
+    assert [line.split()[3] for line in edges.splitlines()[1:]] == ["user", "kernel", "kernel"]
+    root = ET.fromstring(rr("explain", path, "--svg", "-").out)
+    texts = [t.text for t in root.iter("{http://www.w3.org/2000/svg}text") if t.text]
+    assert [t.split(", ")[1] for t in texts if "\u2192" in t and ", " in t] == [
+        "user",
+        "kernel",
+        "kernel",
+    ]
+
+
 def test_json_errors(rr, tmp_path):
     path = rr.workflow({"f": "echo"}, [edge("input", "g")], "f")
     for command in ("run", "check", "explain"):

@@ -13,6 +13,9 @@ GOOD = {
     "version": 1,
     "name": "all",
     "pool": {"ceiling": "1GiB", "scrub": "always"},
+    "isolation": "worker",
+    "dead_letters": "letters",
+    "limits": {"queue_messages": 64, "queue_bytes": "1GiB"},
     "functions": {
         "a": {
             "module": str(guest("echo")),
@@ -24,10 +27,13 @@ GOOD = {
             "folders": [{"host": ".", "guest": "/data", "writable": True}],
             "calls": ["c"],
         },
-        "b": {"module": str(guest("echo")), "deadline": "none", "instances": "fresh"},
+        "b": {"module": str(guest("echo")), "deadline": "none", "instances": "fresh", "isolation": "process"},
         "c": {"module": str(guest("echo"))},
     },
-    "edges": [{"from": "input", "to": "a.in", "max": "2MiB"}, {"from": "a", "to": "b"}],
+    "edges": [
+        {"from": "input", "to": "a.in", "max": "2MiB", "delivery": "at-most-once"},
+        {"from": "a", "to": "b", "delivery": "at-least-once", "attempts": 5},
+    ],
     "result": "b.out",
 }
 
@@ -65,6 +71,30 @@ BAD = [
     changed(["edges", 1, "to"], None),
     changed(["edges", 1, "max"], "1"),
     changed(["edges", 1, "to"], "b.c.d"),
+    changed(["isolation"], "none"),
+    changed(["functions", "b", "isolation"], True),
+    changed(["dead_letters"], ""),
+    changed(["dead_letters"], 3),
+    changed(["limits"], []),
+    changed(["limits", "queue_messages"], 0),
+    changed(["limits", "queue_messages"], 65537),
+    changed(["limits", "queue_messages"], "64"),
+    changed(["limits", "queue_bytes"], 4),
+    changed(["limits", "queue"], 4),
+    changed(["edges", 1, "delivery"], "once"),
+    changed(["edges", 1, "attempts"], 0),
+    changed(["edges", 1, "attempts"], 101),
+    changed(["edges", 1, "delivery"], "at-most-once"),  # with attempts
+    changed(["edges", 1, "delivery"], None),
+]
+ALSO_GOOD = [
+    changed(["isolation"], "process"),
+    changed(["isolation"], None),
+    changed(["dead_letters"], None),
+    changed(["limits"], {}),
+    changed(["limits", "queue_bytes"], "1MiB"),
+    changed(["edges", 1, "attempts"], None),
+    changed(["functions", "a", "isolation"], "process"),
 ]
 
 
@@ -74,9 +104,10 @@ def check(rr, tmp_path, document):
     return rr("check", path)
 
 
-def test_good(rr, tmp_path):
-    jsonschema.validate(GOOD, SCHEMA)
-    r = check(rr, tmp_path, GOOD)
+@pytest.mark.parametrize("document", [GOOD, *ALSO_GOOD])
+def test_good(rr, tmp_path, document):
+    jsonschema.validate(document, SCHEMA)
+    r = check(rr, tmp_path, document)
     assert r.status == 0, r
 
 
@@ -86,3 +117,15 @@ def test_bad(rr, tmp_path, document):
         jsonschema.validate(document, SCHEMA)
     r = check(rr, tmp_path, document)
     assert r.status == 65, r
+
+
+def test_delivery_needs_two_processes(rr, tmp_path):
+    """The schema cannot know where functions live; the command does."""
+    document = changed(["functions", "b", "isolation"], None)
+    r = check(rr, tmp_path, document)
+    assert r.status == 65 and "isolate one of the two functions" in r.err, r
+
+
+def test_dead_letters_need_a_folder(rr, tmp_path):
+    r = check(rr, tmp_path, changed(["dead_letters"], "gone/letters"))
+    assert r.status == 66 and "dead_letters" in r.err and "gone/letters" in r.err, r

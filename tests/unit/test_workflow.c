@@ -12,6 +12,14 @@
 
 #define HEAD "version: 1\nfunctions:\n  a: {module: a.wasm}\n  b: {module: b.wasm}\nedges:\n"
 #define IN "  - {from: input, to: a}\n"
+#define LIMITS(entry)                                                 \
+    "version: 1\nlimits: {" entry                                     \
+    "}\nfunctions: {a: {module: x}}\nedges: [{from: input, to: a}]\n" \
+    "result: a\n"
+#define TWO(isolation) \
+    "version: 1\nisolation: " isolation "\nfunctions: {a: {module: x}, b: {module: x}}\nedges:\n"
+#define LETTERS(from, to, more) \
+    IN "  - {from: " from ", to: " to ", delivery: at-least-once" more "}\nresult: b\n"
 
 static int parse(const char *text, struct rr_workflow **ret, struct rr_error *err)
 {
@@ -88,6 +96,37 @@ static void test_mistakes(void **state)
         {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
               "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
          0, "", ""},
+        {"version: 1\nisolation: yes\nfunctions: {}\nedges: []\nresult: a\n", 2, "'yes'",
+         "process"},
+        {"version: 1\nisolation: [process]\nfunctions: {}\nedges: []\nresult: a\n", 2, "a list",
+         "process"},
+        {"version: 1\nisolaton: process\nfunctions: {}\nedges: []\nresult: a\n", 2, "'isolaton'",
+         "isolation"},
+        {"version: 1\ndead_letters: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters",
+         "quotes"},
+        {"version: 1\ndead_letters:\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters", ""},
+        {"version: 1\nlimits: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "limits", "pairs"},
+        {LIMITS("messages: 3"), 2, "unknown key 'messages' in limits", ""},
+        {LIMITS("queue_messages: 0"), 2, "queue_messages cannot be '0'", "from 1 to 65536"},
+        {LIMITS("queue_messages: 65537"), 2, "queue_messages", "from 1 to 65536"},
+        {LIMITS("queue_messages: 99999999999999999999"), 2, "queue_messages", ""},
+        {LIMITS("queue_messages: \"3\""), 2, "queue_messages", ""},
+        {LIMITS("queue_messages: {}"), 2, "a number, not a map", ""},
+        {LIMITS("queue_bytes: 4"), 2, "queue_bytes", "unit"},
+        {LIMITS("queue_bytes: 1023KiB"), 2, "queue_bytes", "1 MiB"},
+        {LIMITS("queue_bytes: 1025GiB"), 2, "queue_bytes", "1024 GiB"},
+        {TWO("process") IN "  - {from: a, to: b, delivery: once}\nresult: b\n", 6, "'once'",
+         "at-least-once"},
+        {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, "attempts",
+         "delivery: at-least-once"},
+        {TWO("process") IN "  - {from: a, to: b, delivery: at-most-once, attempts: 2}\nresult: b\n",
+         6, "at most once", "remove"},
+        {TWO("process") LETTERS("a", "b", ", attempts: 0"), 6, "attempts", "1 to 100"},
+        {TWO("process") LETTERS("a", "b", ", attempts: 101"), 6, "attempts", "1 to 100"},
+        {TWO("process") LETTERS("a", "b", ", attempts: [1]"), 6, "not a list", "1 to 100"},
+        {TWO("worker") LETTERS("a", "b", ""), 6, "at-least-once", "one of the two functions"},
+        {TWO("worker") LETTERS("input", "b", ""), 6, "at-least-once",
+         "`isolation: process` for 'b'"},
     };
 
     (void)state;
@@ -166,6 +205,18 @@ static void test_positions(void **state)
         {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
               "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
          7, 5, "two large edges cannot share the address space of 'a'", "lower `max` to 64MiB"},
+        {"version: 1\nfunctions: {a: {module: x, isolation: none}}\nedges: []\nresult: a\n", 2, 39,
+         "isolation cannot be 'none'", "a process of its own"},
+        {LIMITS("queue_messages: 7, queue_bytes: 2"), 2, 42, "queue_bytes is not a size", "64MiB"},
+        {LIMITS("queue_messages: 7, depth: 2"), 2, 29, "'depth'", "queue_messages, queue_bytes"},
+        {TWO("process") LETTERS("a", "b", ", attempts: 1000"), 6, 57, "attempts cannot be '1000'",
+         "1 to 100"},
+        {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, 32,
+         "delivers at most once", "`delivery: at-least-once`"},
+        {TWO("worker") LETTERS("a", "b", ""), 6, 32, "from 'a' to 'b': both are in one process",
+         "isolate one of the two functions: `isolation: process` for 'a' or 'b'"},
+        {TWO("process") "  - {from: input, to: a, delivery: [at-least-once]}\nresult: b\n", 5, 36,
+         "delivery must be a text, not a list", "at-most-once"},
     };
 
     (void)state;
@@ -227,6 +278,65 @@ static void test_fields(void **state)
     assert_string_equal(wf->result_port, "y");
     assert_int_equal(rr_workflow_find(wf, "c"), 2);
     assert_int_equal(rr_workflow_find(wf, "d"), -1);
+    rr_workflow_free(wf);
+}
+
+static void test_processes(void **state)
+{
+    static const struct {
+        int from, to;
+        bool crosses, at_least_once;
+        unsigned int attempts;
+    } edges[] = {
+        {RR_NODE_INPUT, 0, true, true, 5}, /* the parent worker -> a */
+        {0, 1, true, true, 3},             /* a -> the parent worker */
+        {1, 2, false, false, 1},           /* within it */
+        {2, 3, true, false, 1},
+        {3, 4, true, true, 1},  /* of two that are isolated */
+        {2, 5, true, false, 1}, /* c calls f */
+        {5, 2, true, false, 1},
+    };
+    struct rr_workflow *wf =
+        good("version: 1\nisolation: process\ndead_letters: letters/all\n"
+             "limits: {queue_messages: 65536, queue_bytes: 1MiB}\nfunctions:\n"
+             "  a: {module: x}\n  b: {module: x, isolation: worker}\n"
+             "  c: {module: x, isolation: worker, calls: [f]}\n  d: {module: x}\n"
+             "  e: {module: x, isolation: process}\n  f: {module: x}\nedges:\n"
+             "  - {from: input, to: a, delivery: at-least-once, attempts: 5}\n"
+             "  - {from: a, to: b, delivery: at-least-once}\n  - {from: b, to: c, max: 1MiB}\n"
+             "  - {from: c, to: d, delivery: at-most-once, max: 1MiB}\n"
+             "  - {from: d, to: e, attempts: 1, delivery: at-least-once}\nresult: e\n");
+
+    (void)state;
+    assert_string_equal(wf->dead_letters, "dir/letters/all");
+    assert_int_equal(wf->dead_letters_pos.line, 3);
+    assert_int_equal(wf->queue_messages, 65536);
+    assert_int_equal(wf->queue_bytes, RR_MIB);
+    for (size_t i = 0; i < wf->n_functions; i++)
+        assert_int_equal(wf->functions[i].isolated, i != 1 && i != 2);
+    assert_int_equal(wf->n_edges, RR_ARRAY_LEN(edges));
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (e->from != edges[i].from || e->to != edges[i].to ||
+            rr_edge_crosses(wf, e) != edges[i].crosses ||
+            e->at_least_once != edges[i].at_least_once || e->attempts != edges[i].attempts)
+            fail_msg("edge %zu: %d -> %d, %d %d %u", i, e->from, e->to, rr_edge_crosses(wf, e),
+                     e->at_least_once, e->attempts);
+    }
+    rr_workflow_free(wf);
+
+    /* what holds without any of these keys */
+    wf = good(HEAD IN "  - {from: a, to: b}\nresult: b\n");
+    assert_null(wf->dead_letters);
+    assert_int_equal(wf->queue_messages, 1024);
+    assert_int_equal(wf->queue_bytes, 4 * RR_GIB);
+    for (size_t i = 0; i < wf->n_edges; i++)
+        assert_false(rr_edge_crosses(wf, &wf->edges[i]));
+    rr_workflow_isolate_all(wf);
+    assert_true(wf->functions[0].isolated && wf->functions[1].isolated);
+    for (size_t i = 0; i < wf->n_edges; i++)
+        assert_true(rr_edge_crosses(wf, &wf->edges[i]));
     rr_workflow_free(wf);
 }
 
@@ -505,6 +615,7 @@ static void write_file(const char *folder, const char *name, const char *text)
 static void test_files(void **state)
 {
 #define ONE "version: 1\nfunctions:\n  f:\n    module: "
+#define LETTER(path) "dead_letters: " path "\n"
 #define END "\nedges: [{from: input, to: f}]\nresult: f\n"
     static const struct {
         const char *text;
@@ -520,6 +631,13 @@ static void test_files(void **state)
         {ONE "there.wasm\n    folders: [{host: gone, guest: /d}]" END, RR_E_NOINPUT, 5, 22, "gone"},
         {ONE "there.wasm\n    folders: [{host: there.wasm, guest: /d}]" END, RR_E_NOINPUT, 5, 22,
          "not a directory"},
+        {ONE "there.wasm" END LETTER("letters"), 0, 0, 0, ""},
+        {ONE "there.wasm" END LETTER("there.wasm"), 0, 0, 0, ""},
+        {ONE "there.wasm" END LETTER("gone/letters"), RR_E_NOINPUT, 7, 15, "gone/letters"},
+        {ONE "there.wasm" END LETTER("letters/"), RR_E_NOINPUT, 7, 15, "No such file"},
+        {ONE "there.wasm" END LETTER("there.wasm/x"), RR_E_NOINPUT, 7, 15, "Not a directory"},
+        {ONE "there.wasm" END LETTER("."), RR_E_NOINPUT, 7, 15, "not a regular file"},
+        {ONE "there.wasm" END LETTER("/dev/null"), RR_E_NOINPUT, 7, 15, "not a regular file"},
     };
     char folder[] = "/tmp/rr-workflow-XXXXXX", path[128], module[128];
     struct rr_workflow *wf = NULL;
@@ -548,8 +666,14 @@ static void test_files(void **state)
         rr_workflow_free(wf);
         wf = NULL;
     }
-    /* an unreadable module; root may read all */
+    /* an unreadable module, a folder without room for letters; root may do all */
     if (geteuid() != 0) {
+        write_file(folder, "flow.yaml", ONE "there.wasm" END LETTER("letters"));
+        assert_int_equal(chmod(folder, 0500), 0);
+        assert_int_equal(rr_workflow_load(path, &wf, &err), RR_E_NOINPUT);
+        assert_int_equal(err.line, 7);
+        assert_non_null(strstr(err.text, "Permission denied"));
+        assert_int_equal(chmod(folder, 0700), 0);
         assert_int_equal(chmod(module, 0), 0);
         write_file(folder, "flow.yaml", ONE "there.wasm" END);
         assert_int_equal(rr_workflow_load(path, &wf, &err), RR_E_NOINPUT);
@@ -564,11 +688,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mistakes),     cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_fields),       cmocka_unit_test(test_layouts),
-        cmocka_unit_test(test_sharing),      cmocka_unit_test(test_many_callers),
-        cmocka_unit_test(test_crowds),       cmocka_unit_test(test_long_cycle),
-        cmocka_unit_test(test_large_graphs), cmocka_unit_test(test_examples),
-        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_fields),       cmocka_unit_test(test_processes),
+        cmocka_unit_test(test_layouts),      cmocka_unit_test(test_sharing),
+        cmocka_unit_test(test_many_callers), cmocka_unit_test(test_crowds),
+        cmocka_unit_test(test_long_cycle),   cmocka_unit_test(test_large_graphs),
+        cmocka_unit_test(test_examples),     cmocka_unit_test(test_files),
     };
 
     return cmocka_run_group_tests_name("workflow", tests, NULL, NULL);
