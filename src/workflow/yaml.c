@@ -120,6 +120,9 @@ static int add_node(struct builder *b, struct fy_event *event, enum yaml_kind ki
     struct rr_pos pos = event_pos(event);
     struct yaml_node *node, *parent = b->depth ? b->open[b->depth - 1].node : NULL;
 
+    /* What is left out, as in `key:`, has no place; what comes before it does. */
+    if (parent && !fy_event_start_mark(event))
+        pos = b->open[b->depth - 1].last ? b->open[b->depth - 1].last->pos : parent->pos;
     if (fy_event_get_anchor_token(event))
         return fail(b, pos, "write the value out where it is needed",
                     "anchors (&name) are not allowed in a workflow");
