@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
@@ -240,7 +241,7 @@ struct traffic {
     struct rr_ring *p, *c;
     int data_fd, space_fd; /* doorbells: eventfds */
     uint64_t records;
-    unsigned int batch; /* committed before the consumer is woken */
+    unsigned int batch; /* committed or released before the other is woken */
     const char *failed;
 };
 
@@ -273,6 +274,12 @@ static void wake_consumer(struct traffic *t)
 {
     if (rr_ring_must_wake(t->p))
         ring_bell(t->data_fd);
+}
+
+static void wake_producer(struct traffic *t)
+{
+    if (rr_ring_must_wake_producer(t->c))
+        ring_bell(t->space_fd);
 }
 
 static void *produce(void *data)
@@ -309,6 +316,7 @@ static const char *consume(struct traffic *t)
         int r = rr_ring_peek(t->c, &body, &len);
 
         if (r == -EAGAIN) {
+            wake_producer(t);
             if (rr_ring_sleep(t->c) && !doze(t->data_fd))
                 return "the consumer was not woken";
             continue;
@@ -320,8 +328,8 @@ static const char *consume(struct traffic *t)
         if (!filled(body, len, i))
             return "wrong bytes";
         rr_ring_release(t->c);
-        if (rr_ring_must_wake_producer(t->c))
-            ring_bell(t->space_fd);
+        if (i % t->batch == 0)
+            wake_producer(t);
         if (++i % 30000 == 15000)
             usleep(2000); /* let the producer find it full */
     }
@@ -366,7 +374,8 @@ static void test_threads_in_one_mapping(void **state)
 {
     struct pair x = new_pair();
     struct rr_ring *c = aligned_alloc(128, rr_align_up(sizeof(*c), 128));
-    struct traffic t = {.p = x.p, .c = c, .records = 100000, .batch = 1};
+    /* a large batch: waking orders accesses too, and would hide what commit and release forget */
+    struct traffic t = {.p = x.p, .c = c, .records = 100000, .batch = 1000};
 
     (void)state;
     *c = *x.p;
@@ -374,6 +383,132 @@ static void test_threads_in_one_mapping(void **state)
     run_threads(&t);
     free(c);
     free_pair(&x);
+}
+
+/*
+ * Announcements against commits and releases at the same moment, a great many times: the two go in
+ * step, so that a wake-up that is lost is not made good by the next. A bell is a counter, and
+ * sleeping is spinning on it.
+ */
+struct step {
+    struct rr_ring *p, *c;
+    atomic_uint_fast64_t bell, sent, taken;
+    uint64_t turns;
+    const char *failed;
+};
+
+static bool spin_until(atomic_uint_fast64_t *word, uint64_t value)
+{
+    uint64_t end = 0;
+
+    for (uint64_t i = 1; atomic_load(word) < value; i++)
+        if (i % 4096 == 0) {
+            end = end ? end : rr_now_ns() + PATIENCE_MS * 1000000ull;
+            if (rr_now_ns() > end)
+                return false;
+            sched_yield();
+        }
+    return true;
+}
+
+static void dawdle(uint64_t *seed)
+{
+    for (volatile uint64_t n = next_random(seed) % 64; n; n = n - 1)
+        ;
+}
+
+/* Sends only when all was taken, and the consumer is about to sleep. */
+static void *send_in_step(void *data)
+{
+    struct step *s = data;
+    uint64_t seed = 1;
+
+    for (uint64_t i = 0; i < s->turns; i++) {
+        if (!spin_until(&s->taken, i)) {
+            s->failed = "the consumer sleeps on a record";
+            return NULL;
+        }
+        dawdle(&seed);
+        rr_ring_reserve(s->p, 8);
+        rr_ring_commit(s->p);
+        if (rr_ring_must_wake(s->p))
+            atomic_fetch_add(&s->bell, 1);
+    }
+    return NULL;
+}
+
+static void *take_in_step(void *data)
+{
+    struct step *s = data;
+    uint64_t seed = 2, bells = 0;
+
+    for (uint64_t i = 0; i < s->turns; i++) {
+        while (peek(s->c) != 0)
+            if (rr_ring_sleep(s->c) && !spin_until(&s->bell, ++bells))
+                return NULL;
+        rr_ring_release(s->c);
+        atomic_store(&s->taken, i + 1);
+        dawdle(&seed);
+    }
+    return NULL;
+}
+
+/* Two of the longest fill the ring. Makes room for one only when it is full. */
+static void *make_room_in_step(void *data)
+{
+    struct step *s = data;
+    uint64_t seed = 3;
+
+    for (uint64_t i = 0; i < s->turns; i++) {
+        if (!spin_until(&s->sent, i + 2)) {
+            s->failed = "the producer sleeps on room";
+            return NULL;
+        }
+        dawdle(&seed);
+        if (peek(s->c) != 0)
+            s->failed = "no record";
+        rr_ring_release(s->c);
+        if (rr_ring_must_wake_producer(s->c))
+            atomic_fetch_add(&s->bell, 1);
+    }
+    return NULL;
+}
+
+static void *fill_in_step(void *data)
+{
+    struct step *s = data;
+    uint64_t seed = 4, bells = 0;
+
+    for (uint64_t i = 0; i < s->turns + 2; i++) {
+        while (!rr_ring_reserve(s->p, RR_RING_MAX_RECORD))
+            if (rr_ring_wait_space(s->p, RR_RING_MAX_RECORD) && !spin_until(&s->bell, ++bells))
+                return NULL;
+        rr_ring_commit(s->p);
+        atomic_store(&s->sent, i + 1);
+        dawdle(&seed);
+    }
+    return NULL;
+}
+
+static void test_no_wake_up_is_lost(void **state)
+{
+    static void *(*const sides[][2])(void *) = {{send_in_step, take_in_step},
+                                                {make_room_in_step, fill_in_step}};
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(sides); i++) {
+        struct pair x = new_pair();
+        struct step s = {.p = x.p, .c = x.c, .turns = 200000};
+        pthread_t threads[2];
+
+        for (size_t k = 0; k < 2; k++)
+            assert_int_equal(pthread_create(&threads[k], NULL, sides[i][k], &s), 0);
+        for (size_t k = 0; k < 2; k++)
+            pthread_join(threads[k], NULL);
+        if (s.failed)
+            fail_msg("%s", s.failed);
+        free_pair(&x);
+    }
 }
 
 /* The producer is another process, which attaches, sends and is gone. */
@@ -684,7 +819,7 @@ static void *scribble(void *data)
     struct scribbler *s = data;
 
     while (!atomic_load_explicit(&s->stop, memory_order_relaxed)) {
-        uint64_t r = next_random(&s->seed), tail, head;
+        uint64_t r = next_random(&s->seed), tail, head, index;
 
         memcpy(&tail, s->raw + RR_RING_TAIL, sizeof(tail));
         memcpy(&head, s->raw + RR_RING_HEAD, sizeof(head));
@@ -701,11 +836,9 @@ static void *scribble(void *data)
             break;
         case 4:
         case 5:
-            for (uint64_t i = 0; i < 64; i++) {
-                uint64_t index = head + i * 64;
-
+            index = head & ~63ull;
+            for (uint64_t end = index + 4096; index != end; index += 64)
                 poke(s->raw, HEADER_AT(index), H(index, r % (RR_RING_MAX_RECORD + 2)));
-            }
             break;
         case 6:
             poke(s->raw, RR_RING_CONSUMER_SLEEPS + r % 2 * 128, r);
@@ -792,6 +925,7 @@ int main(void)
         cmocka_unit_test(test_sleep_and_wake),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_threads_in_one_mapping),
+        cmocka_unit_test(test_no_wake_up_is_lost),
         cmocka_unit_test(test_processes),
         cmocka_unit_test(test_attach_refuses),
         cmocka_unit_test(test_is_sealed),
