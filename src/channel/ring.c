@@ -34,6 +34,7 @@
 #include "base/util.h"
 
 #define LINE 64u
+#define OWN_LINES 128u /* lines are fetched in pairs */
 #define HEADER_BYTES 8u
 #define GUARD_BYTES 4096u
 #define MASK (RR_RING_BYTES - 1)
@@ -155,7 +156,7 @@ static int map_file(struct rr_ring *ring, int fd)
 /* An end over @fd, which it does not own yet. 0 or negative errno. */
 static int new_end(int fd, enum rr_ring_side side, struct rr_ring **ret)
 {
-    struct rr_ring *ring = aligned_alloc(2 * LINE, rr_align_up(sizeof(*ring), 2 * LINE));
+    struct rr_ring *ring = aligned_alloc(OWN_LINES, rr_align_up(sizeof(*ring), OWN_LINES));
     int r;
 
     if (!ring)
@@ -179,19 +180,22 @@ static int map_error(struct rr_error *err, int r)
 
 int rr_ring_new(enum rr_ring_side side, struct rr_ring **ret, struct rr_error *err)
 {
-    RR_AUTO(rr_close) int fd = memfd_create("roadrunner-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd_create("roadrunner-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING), r;
     struct rr_ring *ring;
-    int r;
 
     if (fd < 0 || ftruncate(fd, RR_RING_FILE_BYTES) < 0 ||
-        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
-        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors; free some memory",
-                            "cannot make a memfd for a ring: %s", strerror(errno));
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors; free some memory",
+                         "cannot make a memfd for a ring: %s", strerror(errno));
+        rr_close_cleanup(&fd);
+        return r;
+    }
     r = new_end(fd, side, &ring);
-    if (r != 0)
+    if (r != 0) {
+        close(fd);
         return map_error(err, r);
+    }
     ring->fd = fd;
-    fd = -1;
     *ret = ring;
     return 0;
 }
