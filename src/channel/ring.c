@@ -120,8 +120,7 @@ static void store_own(struct rr_ring *ring, memory_order order)
     atomic_store_explicit(index_word(ring, ring->side), ring->own, order);
 }
 
-/* --- making and mapping ------------------------------------------------------------------------
- */
+/* --- making and mapping ----------------------------------------------------------------------- */
 
 /*
  * All of the range is ours from the first call on; the file is then mapped over its
@@ -260,8 +259,7 @@ bool rr_ring_broken(const struct rr_ring *ring)
     return ring->broken;
 }
 
-/* --- the producer's end ------------------------------------------------------------------------
- */
+/* --- the producer's end ----------------------------------------------------------------------- */
 
 static bool fits(const struct rr_ring *ring, uint32_t step)
 {
@@ -329,8 +327,7 @@ bool rr_ring_wait_space(struct rr_ring *ring, uint32_t len)
     return false;
 }
 
-/* --- the consumer's end ------------------------------------------------------------------------
- */
+/* --- the consumer's end ----------------------------------------------------------------------- */
 
 /* Check the header of the record at our head; there is one. */
 static bool read_header(struct rr_ring *ring)

@@ -84,8 +84,7 @@ uint64_t rr_ring_used_bytes(const struct rr_ring *ring);
  * A broken ring is full for its producer and -EPROTO for its consumer. */
 bool rr_ring_broken(const struct rr_ring *ring);
 
-/* --- the producer's end ------------------------------------------------------------------------
- */
+/* --- the producer's end ----------------------------------------------------------------------- */
 
 /**
  * rr_ring_reserve() - room for a record
@@ -118,8 +117,7 @@ bool rr_ring_must_wake(struct rr_ring *ring);
  */
 bool rr_ring_wait_space(struct rr_ring *ring, uint32_t len);
 
-/* --- the consumer's end ------------------------------------------------------------------------
- */
+/* --- the consumer's end ----------------------------------------------------------------------- */
 
 /**
  * rr_ring_peek() - look at the oldest record

@@ -234,8 +234,7 @@ static void test_sleep_and_wake(void **state)
     free_pair(&x);
 }
 
-/* --- two sides at once -------------------------------------------------------------------------
- */
+/* --- two sides at once ------------------------------------------------------------------------ */
 
 struct traffic {
     struct rr_ring *p, *c;
@@ -541,8 +540,7 @@ static void test_processes(void **state)
     close(t.space_fd);
 }
 
-/* --- peers that are no friends -----------------------------------------------------------------
- */
+/* --- peers that are no friends ---------------------------------------------------------------- */
 
 enum kind { MEMFD, READ_ONLY, TMPFILE, SHM_FILE, PIPE, CLOSED };
 
