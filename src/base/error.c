@@ -68,6 +68,8 @@ const char *rr_error_name(enum rr_code code)
         return "limit";
     case RR_E_DEADLINE:
         return "deadline";
+    case RR_E_DIED:
+        return "died";
     case RR_E_OUTPUT:
         return "output";
     case RR_E_SYSTEM:

@@ -18,6 +18,7 @@ enum rr_code {
     RR_E_GUEST = 70,     /* a function trapped or returned a failure */
     RR_E_LIMIT = 71,     /* a limit was reached: memory, length, metadata */
     RR_E_DEADLINE = 72,  /* a function passed its deadline */
+    RR_E_DIED = 73,      /* a worker process ended, or does not answer */
     RR_E_OUTPUT = 74,    /* the result could not be written */
     RR_E_SYSTEM = 75,    /* the system refused: out of memory, syscalls */
     RR_E_CANCELLED = 130 /* interrupted */

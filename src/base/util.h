@@ -39,6 +39,16 @@ static inline uint64_t rr_min(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* In a loop that polls. */
+static inline void rr_cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 void rr_free_cleanup(void *p);  /* for __attribute__((cleanup)) on heap pointers */
 void rr_close_cleanup(int *fd); /* closes unless negative */
 void rr_file_cleanup(FILE **f);

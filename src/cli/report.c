@@ -177,6 +177,11 @@ static const char *hop_tier(const struct report *rp, struct rr_worker *w, const 
     return rr_tier_name(from > to ? from : to);
 }
 
+static const char *hop_channel(const struct report *rp, const struct rr_edge *e)
+{
+    return rr_edge_crosses(rp->wf, e) ? "kernel" : "user";
+}
+
 static uint64_t peak_rss_bytes(void)
 {
     struct rusage u;
@@ -206,7 +211,7 @@ void report_print(struct report *rp, struct rr_worker *w, FILE *f)
 
         const char *row[] = {hop,
                              rr_bytes_text(e->payload_bytes),
-                             "user",
+                             hop_channel(rp, edge),
                              hop_tier(rp, w, edge),
                              rr_path_name(e->path),
                              rr_duration_text(quantile(&e->handoff, 0.5)),
@@ -262,7 +267,7 @@ static struct json_object *edges_json(struct report *rp, struct rr_worker *w)
         o = json_object_new_object();
         add_text(o, "from", from);
         add_text(o, "to", to);
-        add_text(o, "channel", "user");
+        add_text(o, "channel", hop_channel(rp, edge));
         add_text(o, "tier", hop_tier(rp, w, edge));
         add_text(o, "path", rr_path_name(e->path));
         add_u64(o, "messages", e->n);
@@ -380,10 +385,10 @@ static void trace_hops(struct report *rp, FILE *f)
         cli_edge_ends(rp->wf, e, from, to);
         fprintf(f,
                 ",\n{\"ph\":\"s\",\"pid\":1,\"tid\":%d,\"id\":%zu,\"name\":\"%s -> %s\","
-                "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"path\":\"%s\",\"payload_bytes\":"
-                "%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
+                "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"channel\":\"%s\",\"path\":\"%s\","
+                "\"payload_bytes\":%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
                 e->from < 0 ? e->to + 1 : e->from + 1, n, from, to, (double)h->sent_ns / 1e3,
-                rr_path_name(h->path), (unsigned long long)h->payload_bytes,
+                hop_channel(rp, e), rr_path_name(h->path), (unsigned long long)h->payload_bytes,
                 (unsigned long long)h->copied_bytes, (double)h->handoff_ns / 1e3);
         fprintf(f,
                 ",\n{\"ph\":\"f\",\"bp\":\"e\",\"pid\":1,\"tid\":%d,\"id\":%zu,"

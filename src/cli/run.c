@@ -14,11 +14,13 @@
 #include "cli/report.h"
 
 #define MAX_REPEAT 10000000u
+#define MAX_SPIN_US 10000000u
 
 struct request {
     const char *workflow, *input, *output, *trace;
     unsigned int repeat;
-    bool json, no_cache, quiet;
+    bool json, no_cache, quiet, isolate;
+    uint64_t spin_ns;
     int verbose;
 };
 
@@ -66,6 +68,21 @@ static int parse_repeat(const char *text, unsigned int *ret)
     return 0;
 }
 
+/* Microseconds; 0 is `never`, which the worker calls UINT64_MAX. */
+static int parse_spin(const char *text, uint64_t *ret)
+{
+    char *end;
+    unsigned long n;
+
+    errno = 0;
+    n = strtoul(text, &end, 10);
+    if (errno || *end || end == text || *text == '-' || n > MAX_SPIN_US)
+        return cli_usage(&cli_run, "--spin takes microseconds from 0 to %u, not '%s'", MAX_SPIN_US,
+                         text);
+    *ret = n ? n * 1000 : UINT64_MAX;
+    return 0;
+}
+
 static int parse_operands(struct request *rq, int argc, char **argv)
 {
     if (optind == argc || argc - optind > 2)
@@ -92,6 +109,8 @@ static int parse(struct request *rq, int argc, char **argv)
                                             {"trace", required_argument, NULL, 't'},
                                             {"json", no_argument, NULL, 'j'},
                                             {"no-cache", no_argument, NULL, 'c'},
+                                            {"isolation", required_argument, NULL, 'I'},
+                                            {"spin", required_argument, NULL, 's'},
                                             {"verbose", no_argument, NULL, 'v'},
                                             {"quiet", no_argument, NULL, 'q'},
                                             {0}};
@@ -113,6 +132,16 @@ static int parse(struct request *rq, int argc, char **argv)
             break;
         case 'c':
             rq->no_cache = true;
+            break;
+        case 'I':
+            rq->isolate = strcmp(optarg, "process") == 0;
+            if (!rq->isolate && strcmp(optarg, "worker") != 0)
+                return cli_usage(&cli_run, "--isolation takes process or worker, not '%s'", optarg);
+            break;
+        case 's':
+            r = parse_spin(optarg, &rq->spin_ns);
+            if (r)
+                return r;
             break;
         case 'v':
             rq->verbose++;
@@ -358,7 +387,10 @@ static int run(int argc, char **argv)
     rr_log_set_level(s.rq.quiet ? 0 : 1 + s.rq.verbose);
     s.progress.off = s.rq.quiet;
     options.no_cache = s.rq.no_cache;
+    options.spin_ns = s.rq.spin_ns;
     r = rr_workflow_load(s.rq.workflow, &s.wf, &err);
+    if (r == 0 && s.rq.isolate)
+        rr_workflow_isolate_all(s.wf);
     if (r == 0)
         r = rr_worker_new(s.wf, &options, &s.worker, &err);
     cli_progress_clear(&s.progress);
@@ -400,6 +432,11 @@ const struct cli_command cli_run = {
         "      --json         the figures as JSON: on stdout if the result goes to a file, else "
         "on\n"
         "                     stderr\n"
+        "      --isolation process\n"
+        "                     run each function in a process of its own, whatever the file says\n"
+        "      --spin US      how long a process polls before it sleeps, in microseconds; 0: "
+        "never\n"
+        "                     (default: up to 50, less where it does not pay)\n"
         "      --no-cache     compile the modules anew and store nothing\n"
         "  -v, --verbose      more messages; twice: still more\n"
         "  -q, --quiet        nothing but errors\n",

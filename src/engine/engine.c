@@ -431,6 +431,17 @@ static const uint8_t io_wasm[] = {
 #define WASI_EFAULT 21
 #define WASI_EIO 29
 
+static wasmtime_error_t *compile_io(struct rr_engine *engine)
+{
+    wasmtime_error_t *e = NULL;
+
+    pthread_mutex_lock(&engine->lock);
+    if (!engine->io)
+        e = wasmtime_module_new(engine->engine, io_wasm, sizeof(io_wasm), &engine->io);
+    pthread_mutex_unlock(&engine->lock);
+    return e;
+}
+
 static int make_io(struct rr_instance *inst)
 {
     struct rr_engine *engine = inst->module->engine;
@@ -440,10 +451,7 @@ static int make_io(struct rr_instance *inst)
     wasmtime_error_t *e = NULL;
     wasm_trap_t *trap = NULL;
 
-    pthread_mutex_lock(&engine->lock);
-    if (!engine->io)
-        e = wasmtime_module_new(engine->engine, io_wasm, sizeof(io_wasm), &engine->io);
-    pthread_mutex_unlock(&engine->lock);
+    e = compile_io(engine);
     if (!e) {
         instantiating = NULL;
         instantiating_limit = RR_MIB;
@@ -593,21 +601,27 @@ static int define_wasi(struct rr_engine *engine, struct rr_error *err)
     return e ? take_error(e, err, RR_E_SYSTEM, "report this", "cannot define WASI: ") : 0;
 }
 
-int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **ret,
-                  struct rr_error *err)
+static void init_locks(struct rr_engine *engine)
 {
-    struct rr_engine *engine = calloc(1, sizeof(*engine));
     pthread_condattr_t attr;
-    int r;
 
-    if (!engine)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     pthread_mutex_init(&engine->lock, NULL);
     pthread_mutex_init(&engine->memories.lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&engine->wake, &attr);
     pthread_condattr_destroy(&attr);
+}
+
+int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **ret,
+                  struct rr_error *err)
+{
+    struct rr_engine *engine = calloc(1, sizeof(*engine));
+    int r;
+
+    if (!engine)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    init_locks(engine);
     atomic_store(&engine->alarm_ns, NEVER);
     rr_linear_catch_faults();
     engine->engine = wasm_engine_new_with_config(make_config(engine));
@@ -633,6 +647,24 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     }
     *ret = engine;
     return 0;
+}
+
+int rr_engine_before_fork(struct rr_engine *engine, struct rr_error *err)
+{
+    wasmtime_error_t *e = compile_io(engine);
+
+    return e ? take_error(e, err, RR_E_SYSTEM, "report this", "cannot compile a helper: ") : 0;
+}
+
+int rr_engine_after_fork(struct rr_engine *engine, struct rr_error *err)
+{
+    init_locks(engine);
+    atomic_store(&engine->alarm_ns, NEVER);
+    engine->sleeping_until_ns = 0;
+    if (pthread_create(&engine->alarm, NULL, alarm_main, engine) == 0)
+        return 0;
+    engine->alarm = 0;
+    return rr_error_set(err, RR_E_SYSTEM, "raise the limit on processes", "cannot start a thread");
 }
 
 void rr_engine_free(struct rr_engine *engine)

@@ -49,6 +49,10 @@ enum rr_cached { RR_CACHE_OFF, RR_CACHE_MISS, RR_CACHE_HIT, RR_CACHE_REBUILT };
 int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **ret,
                   struct rr_error *err);
 void rr_engine_free(struct rr_engine *engine);
+/* Before fork(): compile now what would be compiled when it is first wanted. */
+int rr_engine_before_fork(struct rr_engine *engine, struct rr_error *err);
+/* In a child after fork(), once it may have threads: it has none of the parent's. */
+int rr_engine_after_fork(struct rr_engine *engine, struct rr_error *err);
 /* Before the first rr_module_load(). */
 int rr_engine_define(struct rr_engine *engine, const struct rr_host_func *funcs, size_t n,
                      struct rr_error *err);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -48,6 +49,13 @@ struct rr_region {
     uint64_t domain;
     atomic_uint refs;
     int fd;
+    uint32_t number;
+    bool forsaken;
+    /* Imported ones only: */
+    void (*freed)(void *data, struct rr_region *region);
+    void *freed_data;
+    uint64_t mapped_bytes; /* page tables of the home are populated up to here */
+    bool shared, closed;
 };
 
 struct warm_job {
@@ -74,6 +82,7 @@ struct rr_arena {
     bool busy, warmer_runs, pressure_runs;
     atomic_bool stop, copying;
     atomic_uint_fast64_t moves;
+    atomic_uint next_number;
     pthread_mutex_t swap_lock;
     uint8_t *scratch; /* SCRATCH_BYTES, reserved when first wanted */
     pthread_t warmer, pressure;
@@ -156,6 +165,7 @@ static int create(struct rr_arena *arena, enum rr_backing backing, uint64_t slot
                                  .backing = backing,
                                  .slot_bytes = slot_bytes,
                                  .map_bytes = slot_bytes,
+                                 .number = atomic_fetch_add(&arena->next_number, 1),
                                  .fd = -1};
     region->home = rr_reserve(slot_bytes, slot_bytes);
     if (!region->home) {
@@ -219,6 +229,21 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
         arena->pressure_runs = pthread_create(&arena->pressure, NULL, pressure_main, arena) == 0;
     *ret = arena;
     return 0;
+}
+
+void rr_arena_after_fork(struct rr_arena *arena)
+{
+    pthread_mutex_init(&arena->lock, NULL);
+    pthread_mutex_init(&arena->swap_lock, NULL);
+    pthread_cond_init(&arena->wake, NULL);
+    pthread_cond_init(&arena->idle, NULL);
+    arena->warmer_runs = arena->pressure_runs = arena->busy = false;
+    arena->n_jobs = 0;
+    for (size_t i = 0; i < 2; i++)
+        if (arena->stop_pipe[i] >= 0) {
+            close(arena->stop_pipe[i]);
+            arena->stop_pipe[i] = -1;
+        }
 }
 
 void rr_arena_free(struct rr_arena *arena)
@@ -442,6 +467,15 @@ static void put_view(struct rr_region *view)
     rr_region_put(rr_take(view->parent));
 }
 
+/* Back to the peer, or gone for good. */
+static void put_foreign(struct rr_region *region)
+{
+    if (region->freed && !region->closed)
+        region->freed(region->freed_data, region);
+    else
+        destroy(region);
+}
+
 void rr_region_put(struct rr_region *region)
 {
     struct rr_arena *arena;
@@ -457,6 +491,11 @@ void rr_region_put(struct rr_region *region)
     pthread_mutex_lock(&arena->lock);
     arena->stats.live_regions--;
     account_live(arena, region, 0);
+    if (region->freed || region->forsaken) {
+        pthread_mutex_unlock(&arena->lock);
+        put_foreign(region);
+        return;
+    }
     if (region->backing != RR_VIEW) {
         bool always = scrub_always(arena, region->domain);
 
@@ -478,6 +517,19 @@ static void report_copying(struct rr_arena *arena, int error)
                strerror(error));
 }
 
+void rr_arena_probe(struct rr_arena *arena)
+{
+    uint8_t *pages = rr_reserve(8192, 4096);
+
+    if (!pages)
+        return;
+    if (mprotect(pages, 8192, PROT_READ | PROT_WRITE) == 0 &&
+        mremap(pages, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, pages + 4096) ==
+            MAP_FAILED)
+        report_copying(arena, errno);
+    munmap(pages, 8192);
+}
+
 /* Copying fall-back: same contract, with memcpy in place of the move. */
 static int move_by_copy(struct rr_region *region, uint8_t *dst, uint64_t bytes,
                         struct rr_error *err)
@@ -496,9 +548,12 @@ static int move_by_copy(struct rr_region *region, uint8_t *dst, uint64_t bytes,
     return 0;
 }
 
-/* A memfd's home must show the file again before anything is copied into it. */
+/* A memfd's home must show the file again before anything is copied into it, and a view's, which is
+ * a mere reservation, must be memory. */
 static int restore_home(struct rr_region *region)
 {
+    if (region->backing == RR_VIEW)
+        return map_anonymous(region->home, region->map_bytes);
     if (region->backing == RR_MEMFD &&
         mmap(region->home, region->slot_bytes, PROT_READ | PROT_WRITE,
              MAP_SHARED | MAP_FIXED | MAP_NORESERVE, region->fd, 0) == MAP_FAILED)
@@ -671,7 +726,7 @@ bool rr_region_parked(const struct rr_region *region)
 
 bool rr_region_shared(const struct rr_region *region)
 {
-    return atomic_load(&region->refs) > 1;
+    return region->shared || atomic_load(&region->refs) > 1;
 }
 
 void rr_region_idle(struct rr_region *region, bool idle)
@@ -690,6 +745,98 @@ int rr_region_reset(struct rr_region *region)
 {
     region->warm_bytes = 0;
     return map_home(region);
+}
+
+/* --- regions of other processes ------------------------------------------------------------ */
+
+int rr_region_fd(const struct rr_region *region)
+{
+    return region->fd;
+}
+
+uint32_t rr_region_number(const struct rr_region *region)
+{
+    return region->number;
+}
+
+void rr_region_forsake(struct rr_region *region)
+{
+    region->forsaken = true;
+}
+
+static int check_memfd(int fd, uint64_t slot_bytes, struct rr_error *err)
+{
+    static const char hint[] = "the peer is broken or hostile; restart it";
+    int seals = fcntl(fd, F_GET_SEALS);
+    struct stat st;
+
+    if (slot_bytes != 64 * RR_MIB && slot_bytes != RR_GIB)
+        return rr_error_set(err, RR_E_INVALID, hint, "a peer lends a slot of %llu bytes",
+                            (unsigned long long)slot_bytes);
+    if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
+        return rr_error_set(err, RR_E_INVALID, hint,
+                            "a peer lends memory that is not sealed against shrinking");
+    if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+        return rr_error_set(err, RR_E_INVALID, hint, "a peer lends memory that is read-only");
+    if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != slot_bytes)
+        return rr_error_set(err, RR_E_INVALID, hint,
+                            "a peer lends memory that is not as long as its slot");
+    return 0;
+}
+
+int rr_region_import(struct rr_arena *arena, int fd, uint64_t slot_bytes,
+                     void (*freed)(void *data, struct rr_region *region), void *data,
+                     struct rr_region **ret, struct rr_error *err)
+{
+    struct rr_region *region;
+    int r = check_memfd(fd, slot_bytes, err);
+
+    if (r)
+        return r;
+    r = create(arena, RR_VIEW, slot_bytes, &region); /* with an empty home */
+    if (r == 0) {
+        region->backing = RR_MEMFD;
+        region->fd = fd;
+        r = restore_home(region);
+        if (r < 0) {
+            region->fd = -1;
+            destroy(region);
+        }
+    }
+    if (r < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limits on address space and mappings",
+                            "cannot map a peer's region: %s", strerror(-r));
+    region->freed = freed;
+    region->freed_data = data;
+    *ret = region;
+    return 0;
+}
+
+void rr_region_borrow(struct rr_region *region, uint64_t bytes, bool shared)
+{
+    uint64_t end = rr_min(rr_align_up(bytes, RR_HUGE), region->slot_bytes);
+    struct rr_arena *arena = region->arena;
+
+    if (!shared && end > region->mapped_bytes) {
+        /* once: what is mapped stays so while it is moved to and fro */
+        madvise(region->home + region->mapped_bytes, end - region->mapped_bytes,
+                MADV_POPULATE_WRITE);
+        region->mapped_bytes = end;
+    }
+    region->shared = shared;
+    atomic_store(&region->refs, 1);
+    pthread_mutex_lock(&arena->lock);
+    arena->stats.live_regions++;
+    region->bytes = 0;
+    account_live(arena, region, bytes);
+    pthread_mutex_unlock(&arena->lock);
+}
+
+void rr_region_close(struct rr_region *region)
+{
+    region->closed = true;
+    if (atomic_load(&region->refs) == 0)
+        destroy(region);
 }
 
 /* --- background: warming, collapse, pressure ------------------------------------------- */

@@ -57,6 +57,10 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
                  struct rr_error *err);
 void rr_arena_free(struct rr_arena *arena);
 void rr_arena_stats(struct rr_arena *arena, struct rr_arena_stats *ret);
+/* Find out now whether the kernel refuses to move pages. */
+void rr_arena_probe(struct rr_arena *arena);
+/* In a child after fork(): its threads are gone, its locks as they were. */
+void rr_arena_after_fork(struct rr_arena *arena);
 /* Give pooled pages back until at most @keep_bytes stay warm; returns the bytes given back. */
 uint64_t rr_arena_trim(struct rr_arena *arena, uint64_t keep_bytes);
 /* The scrub policy of one trust domain, from now on. 0 or -ENOMEM. */
@@ -104,6 +108,43 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
  */
 int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct rr_region **ret,
                    struct rr_error *err);
+
+/* --- regions of other processes ------------------------------------------------------------ */
+
+/* The memfd of a region, borrowed, to lend to a peer; -1: it has none. */
+int rr_region_fd(const struct rr_region *region);
+/* Distinct for each region of an arena that lives at the same time; small numbers. */
+uint32_t rr_region_number(const struct rr_region *region);
+/* A peer that held it has died, and somebody it lent it to may use it still: it is not to be
+ * pooled when it is put back, but unmapped. */
+void rr_region_forsake(struct rr_region *region);
+
+/**
+ * rr_region_import() - adopt a memfd that a peer lends
+ * @fd:         moved on success, else still the caller's
+ * @slot_bytes: what the peer says; untrusted
+ * @freed:      called with @data when the last reference is put, with the pages at home: give it
+ *              back to the peer; the region stays ours to rr_region_borrow() again
+ * @ret:        out, owned: rr_region_close(); idle until it is borrowed
+ *
+ * The memfd must carry F_SEAL_SHRINK|F_SEAL_GROW and be as long as its slot, or the peer
+ * could turn our loads into SIGBUS.
+ *
+ * Context: any thread. Return: 0, RR_E_INVALID when the peer broke the contract, RR_E_SYSTEM.
+ */
+int rr_region_import(struct rr_arena *arena, int fd, uint64_t slot_bytes,
+                     void (*freed)(void *data, struct rr_region *region), void *data,
+                     struct rr_region **ret, struct rr_error *err);
+/**
+ * rr_region_borrow() - the peer has handed over what is in it
+ * @bytes:  of payload, from the slot's start; <= the slot
+ * @shared: others read the same: changes must go to a view (rr_region_shared() says so)
+ *
+ * Maps what was not mapped before. One reference: rr_region_put().
+ */
+void rr_region_borrow(struct rr_region *region, uint64_t bytes, bool shared);
+/* Unmap an idle imported region; one that is in use goes with its last reference. */
+void rr_region_close(struct rr_region *region);
 
 /**
  * rr_region_move_pages() - move whole pages between a region and any other range

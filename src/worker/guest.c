@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/remote.h"
 
 #define PAGE 4096u
 
@@ -127,8 +128,8 @@ static int op_alloc(struct rr_guest *g, const char *name, uint64_t len, uint32_t
     m->fixed = true;
     /* Small ones need no region: the window is the guest's own memory. */
     if (len > RR_SMALL_MAX) {
-        r = rr_region_get(i->w->arena, rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON,
-                          m->slot_bytes, len, 0, &m->region, &err);
+        r = rr_region_get(i->w->arena, rr_port_backing(i->w, port), m->slot_bytes, len, 0,
+                          &m->region, &err);
         if (r == 0)
             r = rr_region_move(m->region, rr_instance_memory(g->inst) + m->window, len, &err);
     } else {
@@ -242,6 +243,8 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
     int r = 0;
 
     i->n_sent++;
+    m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
+    m->ack_link = 0; /* an input that is sent on: its ack is the run's business */
     if (m->len > port->seen_bytes)
         port->seen_bytes = m->len;
     if (port->reply) {
@@ -257,8 +260,12 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
             r = rr_enqueue(w, one, port->edges[n], &err);
             if (r)
                 fail_system(i, &err);
-        } else {
+        } else if (rr_hosted(w, RR_NODE_INPUT)) {
             r = set_once(i, &w->result, one, "result");
+        } else {
+            r = rr_remote_send(w, one, (int)w->wf->n_edges, 0, &err);
+            if (r)
+                fail_system(i, &err);
         }
     }
     rr_message_free(m);
@@ -369,7 +376,15 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     m->sent_ns = sent_ns;
     m->send_cost_ns = rr_now_ns() - sent_ns;
     m->edge = port->edges[0];
-    r = rr_function_run(i->w, port->callee, &m, i->fn, i->deadline_ns, &status, &reply, &err);
+    if (rr_hosted(i->w, port->callee)) {
+        r = rr_function_run(i->w, port->callee, &m, i->fn, i->deadline_ns, &status, &reply, &err);
+    } else {
+        r = rr_remote_send(i->w, m, m->edge, 0, &err);
+        if (r == 0)
+            r = rr_remote_reply(i->w, i->deadline_ns, &reply, &status, &err);
+        if (r == 0 && status)
+            rr_message_free(rr_take(reply));
+    }
     if (r)
         return fail_system(i, &err);
     *ret_status = status;
@@ -493,7 +508,7 @@ static int op_emit(struct rr_guest *g, uint8_t *data, uint64_t len)
     m->len = len;
     m->window = port->window;
     m->slot_bytes = port->slot_bytes;
-    several = rr_port_receivers(port) > 1;
+    several = rr_port_receivers(port) > 1 || port->crosses;
     if (!several && len > RR_SMALL_MAX && len + RR_HUGE <= port->slot_bytes)
         r = gather_pages(i, port, m, data, len, &err);
     else
@@ -537,8 +552,8 @@ static void log_bytes(struct instance *i, int stream, const uint8_t *data, size_
 static int grow_out(struct instance *i, const struct port *port, struct rr_error *err)
 {
     struct message *m = i->out;
-    int r = rr_region_get(i->w->arena, rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON,
-                          port->slot_bytes, m->len, 0, &m->region, err);
+    int r = rr_region_get(i->w->arena, rr_port_backing(i->w, port), port->slot_bytes, m->len, 0,
+                          &m->region, err);
 
     if (r)
         return r;

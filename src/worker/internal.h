@@ -34,6 +34,9 @@ struct message {
     uint8_t *meta; /* owned: {u32 key_len, u32 value_len, key, value} ... */
     size_t meta_len;
     int edge;
+    uint64_t id;                /* the same whenever its sender handles the same message again */
+    unsigned int attempt;       /* of delivery, for edges that deliver at least once */
+    uint64_t ack_link, ack_seq; /* who is to hear that it was handled; 0: nobody */
     enum rr_path path;
     uint64_t sent_ns, send_cost_ns, copied_bytes;
 };
@@ -51,8 +54,8 @@ struct port {
     const char *name;
     int *edges;
     size_t n_edges;
-    bool result, reply;
-    int callee; /* of a port for calls; else -1 */
+    bool result, reply, crosses; /* crosses: some of its receivers live in other processes */
+    int callee;                  /* of a port for calls; else -1 */
     uint64_t window, slot_bytes, max_bytes;
     uint64_t seen_bytes; /* largest message yet */
     /* Buffer tier: a region whose pieces fit a message of this offset and length, pages and all. */
@@ -92,6 +95,7 @@ struct instance {
     struct held *held;
     size_t n_held, room;
     uint64_t deadline_ns;
+    uint64_t in_id; /* of the inputs it has now */
     size_t n_sent;
     int caller; /* function that waits for the reply; -1 */
     struct message *reply;
@@ -112,10 +116,16 @@ struct rr_worker {
     size_t n_queued;
     struct message *result;
     unsigned int depth;
-    bool named; /* the error at hand names its function already */
+    bool named;       /* the error at hand names its function already */
+    uint64_t spin_ns; /* how long a process polls before it sleeps */
+    uint64_t n_runs;
+    uint64_t nonce;        /* makes ids of one worker's messages differ from another's */
+    struct remote *remote; /* NULL: all functions live in this process */
 };
 
 /* message.c */
+/* An id made of others, the same each time. */
+uint64_t rr_id_mix(uint64_t a, uint64_t b);
 struct message *rr_message_new(void);
 void rr_message_free(struct message *m);
 /* Bytes where the host can read them, of a message that no guest holds. */
@@ -133,6 +143,8 @@ int rr_message_meta_set(struct message *m, const char *key, size_t key_len, cons
 /* load.c */
 struct port *rr_port_find(struct fn *f, const char *name);
 size_t rr_port_receivers(const struct port *port);
+/* What a message for it is to lie in, so that it can go wherever it may be sent. */
+enum rr_backing rr_port_backing(const struct rr_worker *w, const struct port *port);
 
 /* instance.c */
 int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
@@ -155,7 +167,14 @@ bool rr_instance_output(void *user, int stream, const uint8_t *data, size_t len)
 void rr_instance_flush_lines(struct instance *i);
 
 /* run.c */
+/* Run what is ready until nothing is. */
+int rr_run_ready(struct rr_worker *w, struct rr_error *err);
+void rr_queue_drain(struct rr_worker *w);
+/* What a join waits for, into @text; false: nothing is left over. */
+bool rr_queue_pending(const struct rr_worker *w, char *text, size_t size);
 int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err);
+/* The same for one whose receiver is known to live here. */
+int rr_enqueue_here(struct rr_worker *w, struct message *m, int edge, struct rr_error *err);
 /* Let @fn handle @inputs (one per inlet; moved). @ret_reply: for calls. */
 int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
                     uint64_t deadline_ns, int *ret_status, struct message **ret_reply,

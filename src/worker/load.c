@@ -2,9 +2,11 @@
 /* Modules of a workflow: load, find the tier, check that the two fit. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/remote.h"
 
 struct port *rr_port_find(struct fn *f, const char *name)
 {
@@ -17,6 +19,11 @@ struct port *rr_port_find(struct fn *f, const char *name)
 size_t rr_port_receivers(const struct port *port)
 {
     return port->reply ? 1 : port->n_edges + port->result;
+}
+
+enum rr_backing rr_port_backing(const struct rr_worker *w, const struct port *port)
+{
+    return w->remote || rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON;
 }
 
 static int no_memory(struct rr_error *err)
@@ -36,6 +43,7 @@ static int port_add_edge(struct port *port, const struct rr_workflow *wf, int ed
     port->name = e->from_port;
     port->callee = e->is_call ? e->to : -1;
     port->reply = e->is_reply;
+    port->crosses = port->crosses || rr_edge_crosses(wf, e);
     port->window = e->window;
     port->slot_bytes = e->slot_bytes;
     port->max_bytes = rr_min(e->max_bytes, e->slot_bytes);
@@ -100,6 +108,7 @@ static int connect_all(struct rr_worker *w, struct rr_error *err)
         port->max_bytes = wf->result_slot_bytes;
     }
     port->result = true;
+    port->crosses = port->crosses || wf->functions[wf->result].isolated;
     return 0;
 }
 
@@ -203,6 +212,10 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         return no_memory(err);
     w->wf = wf;
     w->observer = options->observer;
+    w->nonce = rr_id_mix(rr_now_ns(), (uint64_t)getpid());
+    w->spin_ns = options->spin_ns == 0            ? RR_SPIN_ADAPTIVE_NS
+                 : options->spin_ns == UINT64_MAX ? 0
+                                                  : options->spin_ns;
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
@@ -257,6 +270,8 @@ void rr_worker_free(struct rr_worker *w)
     if (!w)
         return;
     rr_worker_release(w);
+    if (w->remote)
+        rr_processes_stop(w->remote);
     for (size_t n = 0; w->fns && n < w->wf->n_functions; n++)
         while (w->fns[n].idle) {
             struct instance *i = w->fns[n].idle;
@@ -264,6 +279,7 @@ void rr_worker_free(struct rr_worker *w)
             w->fns[n].idle = i->next;
             rr_instance_destroy(i);
         }
+    rr_remote_free(w->remote);
     for (size_t n = w->fns ? w->wf->n_functions : 0; n > 0; n--)
         free_fn(w, n - 1);
     free(w->fns);

@@ -6,6 +6,15 @@
 #include "base/util.h"
 #include "worker/internal.h"
 
+uint64_t rr_id_mix(uint64_t a, uint64_t b)
+{
+    uint64_t x = a + 0x9e3779b97f4a7c15u * (b + 1); /* splitmix64 */
+
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
 struct message *rr_message_new(void)
 {
     return calloc(1, sizeof(struct message));
@@ -60,6 +69,7 @@ struct message *rr_message_share(const struct message *m)
         return NULL;
     *s = *m;
     s->next = NULL;
+    s->ack_link = 0;
     s->copied_bytes = 0; /* counted once */
     if (m->meta) {
         s->meta = malloc(m->meta_len);

@@ -9,6 +9,7 @@
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/remote.h"
 
 #define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
 
@@ -57,7 +58,16 @@ static struct inlet *inlet_of(struct fn *f, int edge)
 int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err)
 {
     int to = w->wf->edges[edge].to;
-    struct fn *f = &w->fns[to];
+
+    m->id = rr_id_mix(m->id, (uint64_t)edge);
+    if (!rr_hosted(w, to))
+        return rr_remote_send(w, m, edge, 0, err);
+    return rr_enqueue_here(w, m, edge, err);
+}
+
+int rr_enqueue_here(struct rr_worker *w, struct message *m, int edge, struct rr_error *err)
+{
+    struct fn *f = &w->fns[w->wf->edges[edge].to];
     struct inlet *inlet = inlet_of(f, edge);
 
     if (w->n_queued == RR_MAX_QUEUED) {
@@ -73,7 +83,7 @@ int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error
     } else {
         inlet->first = m;
         if (++f->n_filled == f->n_inlets)
-            make_ready(w, to);
+            make_ready(w, w->wf->edges[edge].to);
     }
     inlet->last = m;
     return 0;
@@ -95,7 +105,7 @@ static void take_inputs(struct rr_worker *w, struct fn *f, struct message **ret)
     }
 }
 
-static void drain(struct rr_worker *w)
+void rr_queue_drain(struct rr_worker *w)
 {
     for (size_t n = 0; n < w->wf->n_functions; n++) {
         struct fn *f = &w->fns[n];
@@ -105,6 +115,7 @@ static void drain(struct rr_worker *w)
                 struct message *m = f->inlets[k].first;
 
                 f->inlets[k].first = m->next;
+                rr_remote_ack(w, m);
                 rr_message_free(m);
             }
         for (size_t k = 0; k < f->n_inlets; k++)
@@ -209,6 +220,9 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
     struct fn *f = &w->fns[i->fn];
     int r;
 
+    i->in_id = 0;
+    for (size_t n = 0; n < f->n_inlets; n++)
+        i->in_id ^= inputs[n]->id;
     i->n_sent = 0;
     *ret_status = 0;
     if (f->tier == RR_TIER_WINDOW)
@@ -243,20 +257,27 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     struct fn *f = &w->fns[fn];
     struct rr_span span = {.function = fn, .begin_ns = rr_now_ns()};
     struct instance *i = NULL;
+    struct ack *acks;
     int r;
 
     deadline_ns = deadline_of(f, span.begin_ns, deadline_ns);
     r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
                                       : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
     if (r) {
-        for (size_t n = 0; n < f->n_inlets; n++)
+        for (size_t n = 0; n < f->n_inlets; n++) {
+            rr_remote_ack(w, inputs[n]);
             rr_message_free(inputs[n]);
+        }
         return name_function(w, fn, err);
     }
     i->deadline_ns = deadline_ns;
     i->caller = caller;
     w->depth++;
+    rr_remote_pulse(w, span.begin_ns);
+    acks = rr_remote_take_acks(w, inputs, f->n_inlets);
     r = handle(w, i, inputs, ret_status, &span, err);
+    rr_remote_give_acks(w, acks, f->n_inlets);
+    rr_remote_pulse(w, 0);
     w->depth--;
     if (r == 0 && ret_reply)
         *ret_reply = rr_take(i->reply);
@@ -312,10 +333,10 @@ static int read_some(struct rr_worker *w, int fd, uint8_t *to, uint64_t cap, uin
 static int read_large(struct rr_worker *w, int fd, struct message *m, uint64_t total,
                       struct rr_error *err)
 {
-    enum rr_backing backing = rr_port_receivers(&w->input) > 1 ? RR_MEMFD : RR_ANON;
     uint64_t more = 0;
     uint8_t extra;
-    int r = rr_region_get(w->arena, backing, w->input.slot_bytes, m->len, 0, &m->region, err);
+    int r = rr_region_get(w->arena, rr_port_backing(w, &w->input), w->input.slot_bytes, m->len, 0,
+                          &m->region, err);
 
     if (r)
         return r;
@@ -367,8 +388,10 @@ static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
 
     if (r == 0)
         r = read_input(w, fd, m, err);
-    if (r == 0)
+    if (r == 0) {
         m->sent_ns = rr_now_ns();
+        m->id = rr_id_mix(w->nonce, ++w->n_runs);
+    }
     for (size_t n = 0; n < w->input.n_edges && r == 0; n++) {
         struct message *one = n + 1 < w->input.n_edges ? rr_message_share(m) : rr_take(m);
 
@@ -381,7 +404,30 @@ static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
 
 /* --- a run ----------------------------------------------------------------------------------- */
 
-static int run_ready(struct rr_worker *w, struct rr_error *err)
+/* A request from another process: its answer goes back over the edge after the request's. */
+static int serve_call(struct rr_worker *w, int fn, struct message **inputs, struct rr_error *err)
+{
+    int edge = inputs[0]->edge, status = 0, r;
+    struct message *reply = NULL;
+
+    r = rr_function_run(w, fn, inputs, w->wf->edges[edge].from, 0, &status, &reply, err);
+    if (r)
+        return r;
+    if (!reply) /* it failed: only its status goes back */
+        reply = rr_message_new();
+    if (reply && !reply->small && !reply->region) {
+        reply->small = rr_small_new(1);
+        reply->window = w->wf->edges[edge + 1].window;
+        reply->slot_bytes = w->wf->edges[edge + 1].slot_bytes;
+    }
+    if (!reply || (!reply->small && !reply->region)) {
+        rr_message_free(reply);
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
+    return rr_remote_send(w, reply, edge + 1, status, err);
+}
+
+int rr_run_ready(struct rr_worker *w, struct rr_error *err)
 {
     while (w->ready_first >= 0) {
         int fn = w->ready_first, status = 0, r;
@@ -399,7 +445,10 @@ static int run_ready(struct rr_worker *w, struct rr_error *err)
         take_inputs(w, f, inputs);
         if (f->n_filled == f->n_inlets)
             make_ready(w, fn);
-        r = rr_function_run(w, fn, inputs, -1, 0, &status, NULL, err);
+        if (w->wf->edges[inputs[0]->edge].is_call)
+            r = serve_call(w, fn, inputs, err);
+        else
+            r = rr_function_run(w, fn, inputs, -1, 0, &status, NULL, err);
         free(inputs);
         if (r)
             return r;
@@ -407,29 +456,66 @@ static int run_ready(struct rr_worker *w, struct rr_error *err)
     return 0;
 }
 
-/* Everything has run: is anything left over? */
-static int check_complete(struct rr_worker *w, struct rr_error *err)
+bool rr_queue_pending(const struct rr_worker *w, char *text, size_t size)
 {
     for (size_t n = 0; n < w->wf->n_functions; n++) {
-        struct fn *f = &w->fns[n];
+        const struct fn *f = &w->fns[n];
 
         for (size_t k = 0; f->n_filled && k < f->n_inlets; k++) {
             const struct rr_edge *e = &w->wf->edges[f->inlets[k].edge];
 
             if (f->inlets[k].first)
                 continue;
-            return rr_error_set(err, RR_E_GUEST, "make it send on that port whenever it runs",
-                                "function '%s' did not send on port '%s', and '%s' waits for it on "
-                                "port '%s'",
-                                e->from < 0 ? "input" : w->wf->functions[e->from].name,
-                                e->from_port, f->spec->name, e->to_port);
+            snprintf(text, size,
+                     "function '%s' did not send on port '%s', and '%s' waits for it on port '%s'",
+                     e->from < 0 ? "input" : w->wf->functions[e->from].name, e->from_port,
+                     f->spec->name, e->to_port);
+            return true;
         }
     }
+    return false;
+}
+
+/* Everything has run: is anything left over? */
+static int check_complete(struct rr_worker *w, struct rr_error *err)
+{
+    static const char hint[] = "make it send on that port whenever it runs";
+    char text[400];
+
+    if (rr_queue_pending(w, text, sizeof(text)) ||
+        (w->remote && rr_processes_pending(w->remote, text, sizeof(text))))
+        return rr_error_set(err, RR_E_GUEST, hint, "%s", text);
     if (w->result)
         return 0;
-    return rr_error_set(err, RR_E_GUEST, "make it send on that port whenever it runs",
-                        "function '%s' sent no result on port '%s'",
+    return rr_error_set(err, RR_E_GUEST, hint, "function '%s' sent no result on port '%s'",
                         w->wf->functions[w->wf->result].name, w->wf->result_port);
+}
+
+static bool any_isolated(const struct rr_workflow *wf)
+{
+    for (size_t n = 0; n < wf->n_functions; n++)
+        if (wf->functions[n].isolated)
+            return true;
+    return false;
+}
+
+static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
+{
+    int r = any_isolated(w->wf) ? rr_processes_start(w, err) : 0;
+
+    if (r == 0 && w->remote)
+        w->remote->active = true;
+    if (r == 0)
+        r = send_input(w, fd, err);
+    if (r == 0)
+        r = rr_run_ready(w, err);
+    while (r == 0 && w->remote) {
+        r = rr_processes_settle(w, err);
+        if (r == 0)
+            break;
+        r = r == 1 ? rr_run_ready(w, err) : r;
+    }
+    return r ? r : check_complete(w, err);
 }
 
 int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
@@ -441,12 +527,10 @@ int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_
     rr_worker_release(w);
     w->named = false;
     w->depth = 0;
-    r = send_input(w, fd, err);
-    if (r == 0)
-        r = run_ready(w, err);
-    if (r == 0)
-        r = check_complete(w, err);
-    drain(w);
+    r = run_all(w, fd, err);
+    rr_queue_drain(w);
+    if (w->remote)
+        rr_processes_end_run(w->remote);
     if (r) {
         rr_worker_release(w);
         return r;
@@ -458,4 +542,6 @@ int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_
 void rr_worker_release(struct rr_worker *w)
 {
     rr_message_free(rr_take(w->result));
+    if (w->remote)
+        rr_processes_collect(w->remote);
 }

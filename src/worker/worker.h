@@ -20,6 +20,7 @@
 #define RR_SMALL_MAX (256u << 10) /* payloads up to here are copied: it costs less than a move */
 #define RR_MAX_QUEUED 65536       /* messages on their way at once */
 #define RR_MAX_CALL_DEPTH 12
+#define RR_SPIN_ADAPTIVE_NS 50000u /* a process polls up to so long before it sleeps */
 
 /* How a message changed hands. */
 enum rr_path {
@@ -62,6 +63,7 @@ struct rr_observer {
 
 struct rr_worker_options {
     bool no_cache;
+    uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;
 };

@@ -16,6 +16,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 # Sanitized builds are slower by this.
+RUN_ARGS = os.environ.get("RR_RUN_ARGS", "").split()  # added to every `roadrunner run`
 SLOW = float(os.environ.get("RR_SLOW", "1"))
 
 
@@ -54,7 +55,7 @@ class Runner:
         kw.setdefault("timeout", 120 * SLOW)
         return Result(
             subprocess.run(
-                [BIN, *map(str, args)],
+                [BIN, *map(str, args), *(RUN_ARGS if args and args[0] == "run" else [])],
                 input=stdin,
                 capture_output=True,
                 env={**self.env, **(env or {})},

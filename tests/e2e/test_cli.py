@@ -311,9 +311,11 @@ def deny_mremap():
 
 
 def test_without_mremap_messages_are_copied(rr):
-    functions = {"a": "upper", "b": "echo", "c": "mutate", "d": "upper", "join": "concat"}
-    edges = [edge(x, y, "64MiB") for x, y in [("input", "a"), ("a", "b"), ("b", "c"), ("b", "d")]]
-    edges += [edge("c", "join.c", "64MiB"), edge("d", "join.d", "64MiB")]
+    functions = {"a": "upper", "b": "echo", "c": "mutate", "d": "upper", "e": "upper"}
+    functions["join"] = "concat"
+    pairs = [("input", "a"), ("a", "b"), ("b", "c"), ("b", "d"), ("b", "e")]
+    edges = [edge(x, y, "64MiB") for x, y in pairs]
+    edges += [edge(x, f"join.{x}", "64MiB") for x in "cde"]
     data = b"copy me " * (MIB // 4)
     path = rr.workflow(functions, edges, "join")
     want = rr("run", path, stdin=data)

@@ -27,7 +27,12 @@ GOOD = {
             "folders": [{"host": ".", "guest": "/data", "writable": True}],
             "calls": ["c"],
         },
-        "b": {"module": str(guest("echo")), "deadline": "none", "instances": "fresh", "isolation": "process"},
+        "b": {
+            "module": str(guest("echo")),
+            "deadline": "none",
+            "instances": "fresh",
+            "isolation": "process",
+        },
         "c": {"module": str(guest("echo"))},
     },
     "edges": [

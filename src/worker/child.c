@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A worker process: hosts one function, and hears the parent. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "base/sandbox.h"
+#include "base/util.h"
+#include "worker/remote.h"
+
+/* --- what it tells --------------------------------------------------------------------------- */
+
+static void say(struct remote *rm, const struct control *c)
+{
+    if (rr_control_send(rm->control_fd, c) < 0)
+        rm->ended = true;
+}
+
+static void say_events(struct remote *rm)
+{
+    struct control *c = &rm->events->c;
+
+    if (!c->n)
+        return;
+    c->word = WORD_EVENTS;
+    c->run = rm->run;
+    say(rm, c);
+    c->n = 0;
+}
+
+static struct event *next_event(struct remote *rm)
+{
+    if (rm->events->c.n == RR_EVENTS)
+        say_events(rm);
+    return &rm->events->c.events[rm->events->c.n++];
+}
+
+static void on_hop(void *user, const struct rr_hop *hop)
+{
+    struct event *e = next_event(user);
+
+    *e = (struct event){.is_span = 0, .hop = *hop};
+}
+
+static void on_span(void *user, const struct rr_span *span)
+{
+    struct event *e = next_event(user);
+
+    *e = (struct event){.is_span = 1, .span = *span};
+}
+
+static void on_log(void *user, int function, int level, const char *text, size_t len)
+{
+    struct control c = {.word = WORD_LOG, .n = (uint32_t)level};
+
+    (void)function;
+    memcpy(c.text, text, rr_min(len, sizeof(c.text) - 1));
+    say(user, &c);
+}
+
+static void say_failure(struct remote *rm, const struct rr_error *error)
+{
+    struct control c = {.word = WORD_FAILED, .run = rm->run, .error = *error};
+
+    say_events(rm);
+    say(rm, &c);
+}
+
+static void answer(struct remote *rm, uint64_t question)
+{
+    struct control c = {.word = WORD_ANSWER, .run = rm->run, .a = question, .b = rm->activity};
+
+    c.answer.idle = rm->w->ready_first < 0 && rr_remote_n_unacked(rm) == 0;
+    if (!rr_queue_pending(rm->w, c.answer.pending, sizeof(c.answer.pending)))
+        c.answer.pending[0] = 0;
+    rr_arena_stats(rm->w->arena, &c.answer.stats);
+    say_events(rm);
+    say(rm, &c);
+}
+
+/* --- what it hears --------------------------------------------------------------------------- */
+
+void rr_child_hear(struct remote *rm)
+{
+    struct control c;
+    int r;
+
+    while ((r = rr_control_receive(rm->control_fd, &c)) == 0) {
+        if (c.word == WORD_QUIT)
+            rm->ended = true;
+        else if (c.word == WORD_RUN)
+            rr_remote_new_run(rm, c.run);
+        else if (c.word == WORD_ASK)
+            rm->question = c.a;
+    }
+    if (r != -EAGAIN)
+        rm->ended = true;
+}
+
+/* --- life ------------------------------------------------------------------------------------ */
+
+static int settle_down(struct remote *rm, struct rr_error *err)
+{
+    const struct rr_function *f = &rm->w->wf->functions[rm->self];
+    struct rr_sandbox_path *paths = calloc(f->n_folders + 1, sizeof(*paths));
+    struct rr_sandbox_options o = {
+        .paths = paths, .n_paths = f->n_folders, .uid = rm->child_uid, .gid = rm->child_gid};
+    struct rr_sandbox_report report;
+    int r;
+
+    if (!paths)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    for (size_t n = 0; n < f->n_folders; n++)
+        paths[n] = (struct rr_sandbox_path){f->folders[n].host, f->folders[n].writable};
+    r = rr_sandbox_enter(&o, &report, err);
+    free(paths);
+    if (r)
+        return r;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user clears it, so only now */
+    rr_arena_after_fork(rm->w->arena);
+    return rr_engine_after_fork(rm->w->engine, err);
+}
+
+static int move_in(struct remote *rm, int function, int control_fd, struct rr_error *err)
+{
+    int r;
+
+    prctl(PR_SET_NAME, rm->w->wf->functions[function].name); /* the first 15 bytes of it */
+    rm->self = function;
+    rm->control_fd = control_fd;
+    rm->pulse = rm->children[function].pulse;
+    rm->events = calloc(1, sizeof(*rm->events));
+    close(rm->epoll_fd);
+    rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    rm->n_listeners = rm->n_ins = 0; /* of the parent, if it had some when the zygote was made */
+    if (!rm->events || rm->epoll_fd < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    rm->w->observer =
+        (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
+    rr_remote_watch(rm, control_fd);
+    r = rr_remote_listen(rm, function);
+    if (r < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "check the folder of sockets",
+                            "cannot listen for messages: %s", strerror(-r));
+    return settle_down(rm, err);
+}
+
+/* Everything that has come is handled; what goes wrong is the parent's to hear. */
+static void work(struct remote *rm)
+{
+    uint64_t run = rm->run, before = rm->activity;
+    struct rr_error err = {0};
+    int r = rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
+
+    while (r == 0 && rm->w->ready_first >= 0 && !rm->ended) {
+        rm->w->named = false;
+        run = rm->run;
+        r = rr_run_ready(rm->w, &err);
+        if (r == 0 && rr_remote_pump(rm, true, &err) < 0)
+            r = (int)err.code;
+    }
+    if (r && rm->run == run && !rm->ended) {
+        say_failure(rm, &err);
+        rr_remote_new_run(rm, run + 1);
+    }
+    if (rm->question) {
+        answer(rm, rm->question);
+        rm->question = 0;
+    } else if (rm->activity != before) {
+        struct control c = {.word = WORD_IDLE, .run = rm->run, .b = rm->activity};
+
+        say_events(rm);
+        say(rm, &c);
+    }
+}
+
+_Noreturn void rr_child_main(struct rr_worker *w, int function, int control_fd)
+{
+    struct remote *rm = w->remote;
+    struct control ready = {.word = WORD_READY};
+    struct rr_error err = {0};
+
+    if (move_in(rm, function, control_fd, &err)) {
+        say_failure(rm, &err);
+        _exit(1);
+    }
+    say(rm, &ready);
+    while (!rm->ended) {
+        work(rm);
+        if (rm->w->ready_first < 0 && !rm->ended)
+            rr_remote_sleep(rm, UINT64_MAX);
+    }
+    _exit(0);
+}

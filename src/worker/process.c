@@ -1,0 +1,751 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The parent of worker processes. They are forked from a zygote, which was forked itself before any
+ * guest ran: its children share the compiled modules with the parent, page for page, and no thread
+ * of the parent's is missing in them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "worker/remote.h"
+
+#define READY_NS 10000000000u  /* for all workers to be ready */
+#define SILENCE_NS 2000000000u /* beyond a function's deadline: its worker does not answer */
+#define QUIET_NS 5000000u      /* without a result: ask whether the run is over */
+#define BACKOFF_NS 10000000ull /* before the second start, doubled for each further one */
+#define BACKOFF_MAX_NS 5000000000ull
+#define STOP_NS 1000000000u    /* for workers to end by themselves */
+#define COLLECT_NS 1000000000u /* for lent regions to come back after a run */
+#define NOBODY 65534
+
+/* --- the zygote ------------------------------------------------------------------------------ */
+
+struct order {
+    int32_t function; /* to be started; in a notice: -1 */
+    int32_t pid, status;
+};
+
+static int send_with_fd(int socket, const struct order *o, int fd)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {(void *)(uintptr_t)o, sizeof(*o)};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        m.msg_control = control.space;
+        m.msg_controllen = sizeof(control.space);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    return sendmsg(socket, &m, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+/* Return: 0; -EAGAIN; -EPIPE when the other is gone. */
+static int receive_with_fd(int socket, struct order *o, int *ret_fd, int flags)
+{
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec iov = {o, sizeof(*o)};
+    struct msghdr m = {.msg_iov = &iov,
+                       .msg_iovlen = 1,
+                       .msg_control = control.space,
+                       .msg_controllen = sizeof(control.space)};
+    struct cmsghdr *c;
+    ssize_t n;
+
+    *ret_fd = -1;
+    do
+        n = recvmsg(socket, &m, MSG_CMSG_CLOEXEC | flags);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno == EAGAIN)
+        return -EAGAIN;
+    if (n != sizeof(*o))
+        return -EPIPE;
+    c = CMSG_FIRSTHDR(&m);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
+        memcpy(ret_fd, CMSG_DATA(c), sizeof(int));
+    return 0;
+}
+
+static void zygote_start(struct rr_worker *w, int socket, int function, int control_fd)
+{
+    struct order o = {.function = function, .pid = fork()};
+    int pid_fd;
+
+    if (o.pid == 0) {
+        sigset_t none;
+
+        close(socket);
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        rr_child_main(w, function, control_fd);
+    }
+    close(control_fd);
+    o.pid = o.pid < 0 ? -errno : o.pid;
+    pid_fd = o.pid > 0 ? (int)syscall(SYS_pidfd_open, o.pid, 0) : -1;
+    send_with_fd(socket, &o, pid_fd);
+    if (pid_fd >= 0)
+        close(pid_fd);
+}
+
+static void zygote_reap(int socket)
+{
+    struct order o = {.function = -1};
+    int status;
+
+    while ((o.pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        o.status = status;
+        send_with_fd(socket, &o, -1);
+    }
+}
+
+static _Noreturn void zygote_main(struct rr_worker *w, int socket)
+{
+    struct pollfd fds[2] = {{.fd = socket, .events = POLLIN}, {.events = POLLIN}};
+    sigset_t set;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    setpgid(0, 0); /* Ctrl-C is for the parent */
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_DFL);
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    fds[1].fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    for (;;) {
+        struct signalfd_siginfo info;
+        struct order o;
+        int fd, r;
+
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            _exit(1);
+        while (read(fds[1].fd, &info, sizeof(info)) > 0)
+            ;
+        zygote_reap(socket);
+        r = receive_with_fd(socket, &o, &fd, MSG_DONTWAIT);
+        if (r == -EPIPE) /* the parent is gone: the workers hear it as well, and go */
+            _exit(0);
+        if (r == 0 && fd >= 0)
+            zygote_start(w, socket, o.function, fd);
+    }
+}
+
+static int make_zygote(struct rr_worker *w, struct rr_error *err)
+{
+    struct remote *rm = w->remote;
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no socket: %s",
+                            strerror(errno));
+    fflush(NULL);
+    rm->zygote_pid = fork();
+    if (rm->zygote_pid == 0) {
+        close(fds[0]);
+        zygote_main(w, fds[1]);
+    }
+    close(fds[1]);
+    if (rm->zygote_pid < 0) {
+        close(fds[0]);
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on processes", "cannot fork: %s",
+                            strerror(errno));
+    }
+    rm->zygote_fd = fds[0];
+    rr_remote_watch(rm, fds[0]);
+    return 0;
+}
+
+/* --- deaths ---------------------------------------------------------------------------------- */
+
+static const char *function_name(const struct remote *rm, const struct child *c)
+{
+    return rm->w->wf->functions[c->function].name;
+}
+
+static void describe(const struct child *c, char *text, size_t size)
+{
+    if (!c->reaped)
+        snprintf(text, size, "ended");
+    else if (WIFSIGNALED(c->status))
+        snprintf(text, size, "was ended by signal %d (%s)", WTERMSIG(c->status),
+                 strsignal(WTERMSIG(c->status)));
+    else
+        snprintf(text, size, "ended with status %d", WEXITSTATUS(c->status));
+}
+
+static void hear_zygote(struct remote *rm, int flags)
+{
+    struct order o;
+    int fd;
+
+    while (receive_with_fd(rm->zygote_fd, &o, &fd, flags) == 0) {
+        if (fd >= 0)
+            close(fd);
+        for (size_t n = 0; n < rm->n_children; n++)
+            if (o.function < 0 && rm->children[n].pid == o.pid && o.pid > 0) {
+                rm->children[n].reaped = true;
+                rm->children[n].status = o.status;
+            }
+        flags = MSG_DONTWAIT;
+    }
+}
+
+static void fail_run(struct remote *rm, const struct child *c, enum rr_code code, const char *hint,
+                     const char *what)
+{
+    if (rm->active && !rm->failure.code)
+        rr_error_set(&rm->failure, code, hint, "function '%s': %s", function_name(rm, c), what);
+}
+
+/* Do all its messages come again? */
+static bool outlives(const struct remote *rm, const struct child *c)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+
+    for (size_t n = 0; n < wf->n_edges; n++)
+        if (wf->edges[n].to == c->function && !wf->edges[n].at_least_once)
+            return false;
+    return c->ready; /* one that does not even start will not do better */
+}
+
+static void died(struct remote *rm, struct child *c)
+{
+    struct pollfd p = {.fd = rm->zygote_fd, .events = POLLIN};
+    char how[128], text[192];
+
+    close(c->control_fd);
+    c->control_fd = -1;
+    for (int tries = 0; !c->reaped && tries < 100 && poll(&p, 1, 10) >= 0; tries++)
+        hear_zygote(rm, MSG_DONTWAIT);
+    if (c->pid_fd >= 0)
+        close(c->pid_fd);
+    c->pid_fd = -1;
+    describe(c, how, sizeof(how));
+    snprintf(text, sizeof(text), "its worker process %d %s%s", (int)c->pid, how,
+             c->silent ? ": it did not answer" : "");
+    rr_log(rm->stopping ? 3 : 1, "function '%s': %s", function_name(rm, c), text);
+    if (!outlives(rm, c))
+        fail_run(rm, c, RR_E_DIED,
+                 "look at its log; with `delivery: at-least-once` a new worker gets its messages",
+                 text);
+    rm->n_deaths++;
+    c->pid = 0;
+    c->ready = false;
+    c->asked_ns = 0;
+    if (atomic_exchange(&c->pulse->handled, 0)) /* it worked: not one that dies at once */
+        c->n_starts = 0;
+    c->again_ns = rr_now_ns();
+    if (c->n_starts)
+        c->again_ns += rr_min(BACKOFF_MAX_NS, BACKOFF_NS << rr_min(c->n_starts, 16));
+}
+
+/* --- starts ---------------------------------------------------------------------------------- */
+
+static int start(struct remote *rm, struct child *c, struct rr_error *err)
+{
+    struct order o = {.function = c->function};
+    int fds[2], pid_fd = -1, r = 0;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no socket: %s",
+                            strerror(errno));
+    r = send_with_fd(rm->zygote_fd, &o, fds[1]);
+    close(fds[1]);
+    /* deaths may be told before it answers */
+    while (r == 0) {
+        r = receive_with_fd(rm->zygote_fd, &o, &pid_fd, 0);
+        if (r == 0 && o.function == c->function)
+            break;
+        for (size_t n = 0; r == 0 && n < rm->n_children; n++)
+            if (rm->children[n].pid == o.pid) {
+                rm->children[n].reaped = true;
+                rm->children[n].status = o.status;
+            }
+    }
+    if (r < 0 || o.pid < 0) {
+        close(fds[0]);
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on processes",
+                            "function '%s': cannot start its worker process: %s",
+                            function_name(rm, c), strerror(r < 0 ? -r : -o.pid));
+    }
+    c->pid = o.pid;
+    c->pid_fd = pid_fd;
+    c->control_fd = fds[0];
+    c->reaped = c->ready = c->silent = c->idle = false;
+    c->again_ns = 0;
+    c->n_starts++;
+    c->answered = 0;
+    c->asked_ns = 0;
+    atomic_store(&c->pulse->handling_since_ns, 0);
+    rr_remote_watch(rm, c->control_fd);
+    return 0;
+}
+
+static void start_again(struct remote *rm)
+{
+    uint64_t now = rr_now_ns();
+
+    for (size_t n = 0; n < rm->n_children; n++) {
+        struct child *c = &rm->children[n];
+        struct rr_error err;
+
+        if (c->isolated && c->control_fd < 0 && now >= c->again_ns && start(rm, c, &err)) {
+            rr_log(1, "%s", err.text);
+            c->again_ns = now + BACKOFF_MAX_NS;
+        }
+    }
+}
+
+/* --- what the workers say -------------------------------------------------------------------- */
+
+static void on_events(struct remote *rm, const struct child *c, const struct control *m)
+{
+    const struct rr_observer *o = &rm->w->observer;
+
+    for (uint32_t n = 0; n < m->n; n++) {
+        struct event e = m->events[n];
+
+        if (e.is_span && o->span) {
+            e.span.function = c->function;
+            o->span(o->user, &e.span);
+        } else if (!e.is_span && o->hop && e.hop.edge >= 0 &&
+                   (size_t)e.hop.edge < rm->w->wf->n_edges && e.hop.path <= RR_PATH_STREAM) {
+            o->hop(o->user, &e.hop);
+        }
+    }
+}
+
+static void on_failed(struct remote *rm, struct child *c, const struct control *m)
+{
+    if (!c->ready) /* it could not even start */
+        rr_log(0, "function '%s': its worker process: %s", function_name(rm, c), m->error.text);
+    if ((m->run == rm->run || !c->ready) && rm->active && !rm->failure.code)
+        rm->failure = m->error;
+}
+
+static void on_word(struct remote *rm, struct child *c, const struct control *m)
+{
+    const struct rr_observer *o = &rm->w->observer;
+
+    switch ((enum word)m->word) {
+    case WORD_READY:
+        c->ready = true;
+        break;
+    case WORD_FAILED:
+        on_failed(rm, c, m);
+        break;
+    case WORD_IDLE:
+        rm->n_idle_words++;
+        break;
+    case WORD_ANSWER:
+        if (m->a != rm->question)
+            break;
+        c->answered = m->a;
+        c->asked_ns = 0;
+        c->idle = m->answer.idle;
+        c->activity = m->b;
+        c->stats = m->answer.stats;
+        memcpy(c->pending, m->answer.pending, sizeof(c->pending));
+        break;
+    case WORD_EVENTS:
+        on_events(rm, c, m);
+        break;
+    case WORD_LOG:
+        if (o->log)
+            o->log(o->user, c->function, m->n > 3 ? 3 : (int)m->n, m->text, strlen(m->text));
+        break;
+    case WORD_ASK:
+    case WORD_RUN:
+    case WORD_QUIT:
+        break;
+    }
+}
+
+void rr_processes_hear(struct remote *rm)
+{
+    struct control m;
+
+    hear_zygote(rm, MSG_DONTWAIT);
+    for (size_t n = 0; n < rm->n_children; n++) {
+        struct child *c = &rm->children[n];
+        int r = c->control_fd < 0 ? -EAGAIN : 0;
+
+        while (r == 0) {
+            r = rr_control_receive(c->control_fd, &m);
+            if (r == 0)
+                on_word(rm, c, &m);
+        }
+        if (r == -EPROTO && c->pid_fd >= 0)
+            syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+        if (r != -EAGAIN)
+            died(rm, c);
+    }
+    if (!rm->stopping)
+        start_again(rm);
+}
+
+/* --- life ------------------------------------------------------------------------------------ */
+
+/* A folder for the sockets, which only we and the workers may enter. */
+static int make_dir(struct remote *rm, struct rr_error *err)
+{
+    const char *base = getenv("XDG_RUNTIME_DIR");
+    bool plain = true;
+
+    for (size_t n = 0; n < rm->w->wf->n_functions; n++)
+        plain = plain && !(rm->w->wf->functions[n].isolated && rm->w->wf->functions[n].n_folders);
+    /* Another user could not open the folders of guests. */
+    rm->child_uid = geteuid() == 0 && plain ? NOBODY : (uid_t)-1;
+    rm->child_gid = rm->child_uid == NOBODY ? NOBODY : (gid_t)-1;
+    rm->domain.uids[0] = geteuid();
+    rm->domain.uids[1] = rm->child_uid == NOBODY ? NOBODY : geteuid();
+    if (!base || *base != '/' || strlen(base) > 40)
+        base = "/tmp";
+    snprintf(rm->domain.dir, sizeof(rm->domain.dir), "%s/roadrunner-XXXXXX", base);
+    if (!mkdtemp(rm->domain.dir) ||
+        (rm->child_uid == NOBODY && chown(rm->domain.dir, rm->child_uid, rm->child_gid) < 0)) {
+        rr_error_set(err, RR_E_SYSTEM, "set XDG_RUNTIME_DIR to a folder that you may write to",
+                     "cannot make a folder for sockets: %s: %s", rm->domain.dir, strerror(errno));
+        rm->domain.dir[0] = 0;
+        return RR_E_SYSTEM;
+    }
+    return 0;
+}
+
+static int make_children(struct remote *rm, struct rr_error *err)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    struct pulse *pulses;
+
+    rm->n_children = wf->n_functions;
+    rm->children = calloc(wf->n_functions, sizeof(*rm->children));
+    pulses = mmap(NULL, rr_align_up(wf->n_functions * sizeof(*pulses), 4096),
+                  PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!rm->children || pulses == MAP_FAILED)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    for (size_t n = 0; n < wf->n_functions; n++)
+        rm->children[n] = (struct child){.function = (int)n,
+                                         .isolated = wf->functions[n].isolated,
+                                         .control_fd = -1,
+                                         .pid_fd = -1,
+                                         .pulse = &pulses[n]};
+    rm->pulses = pulses;
+    return 0;
+}
+
+static int listen_all(struct remote *rm, struct rr_error *err)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    int r = rr_remote_listen(rm, (int)wf->n_functions); /* for the result, and dead letters */
+
+    for (size_t n = 0; n < wf->n_functions && r == 0; n++) {
+        bool wanted = false;
+
+        for (size_t k = 0; k < wf->n_edges; k++)
+            wanted = wanted || (wf->edges[k].to == (int)n && rr_edge_crosses(wf, &wf->edges[k]));
+        if (wanted && !wf->functions[n].isolated)
+            r = rr_remote_listen(rm, (int)n);
+    }
+    return r == 0 ? 0
+                  : rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors",
+                                 "cannot listen for messages: %s", strerror(-r));
+}
+
+static bool all_ready(const struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (rm->children[n].isolated && !rm->children[n].ready)
+            return false;
+    return true;
+}
+
+/* Workers that died are started again, after a while; a run begins when all are there. */
+static int await_ready(struct remote *rm, struct rr_error *err)
+{
+    uint64_t give_up = rr_now_ns() + READY_NS;
+
+    while (!all_ready(rm)) {
+        rm->look = true;
+        if (rr_remote_pump(rm, false, err) < 0)
+            return (int)err->code;
+        if (rr_worker_cancelled(rm->w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        for (size_t n = 0; n < rm->n_children && rr_now_ns() > give_up; n++)
+            if (rm->children[n].isolated && !rm->children[n].ready)
+                return rr_error_set(err, RR_E_DIED, "see the lines above",
+                                    "function '%s': its worker process does not get ready",
+                                    function_name(rm, &rm->children[n]));
+        if (!all_ready(rm))
+            rr_remote_sleep(rm, rr_now_ns() + 1000000);
+    }
+    return 0;
+}
+
+int rr_processes_start(struct rr_worker *w, struct rr_error *err)
+{
+    struct remote *rm;
+    int r = 0;
+
+    if (!w->remote) {
+        rr_arena_probe(w->arena); /* and not by each worker, which would say so again */
+        r = rr_engine_before_fork(w->engine, err);
+        if (r == 0)
+            r = rr_remote_new(w, err);
+        if (r)
+            return r;
+        rm = w->remote;
+        r = make_dir(rm, err);
+        if (r == 0)
+            r = make_children(rm, err);
+        if (r == 0)
+            r = make_zygote(w, err);
+        if (r == 0)
+            r = listen_all(rm, err);
+        if (r == 0)
+            start_again(rm);
+    }
+    return r ? r : await_ready(w->remote, err);
+}
+
+static void tell_all(struct remote *rm, const struct control *c)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (rm->children[n].control_fd >= 0)
+            rr_control_send(rm->children[n].control_fd, c);
+}
+
+static bool any_left(const struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (rm->children[n].control_fd >= 0)
+            return true;
+    return false;
+}
+
+static void remove_dir(struct remote *rm)
+{
+    char path[192];
+
+    if (!rm->domain.dir[0])
+        return;
+    for (size_t n = 0; n < rm->n_children; n++) {
+        snprintf(path, sizeof(path), "%s/%s.sock", rm->domain.dir,
+                 function_name(rm, &rm->children[n]));
+        unlink(path);
+    }
+    snprintf(path, sizeof(path), "%s/.result.sock", rm->domain.dir);
+    unlink(path);
+    rmdir(rm->domain.dir);
+}
+
+void rr_processes_stop(struct remote *rm)
+{
+    struct control quit = {.word = WORD_QUIT};
+    uint64_t give_up = rr_now_ns() + STOP_NS;
+
+    rm->stopping = true;
+    rm->active = false;
+    rm->w->observer = (struct rr_observer){0}; /* it may be gone already */
+    if (rr_worker_cancelled(rm->w))            /* what runs does not look at its control socket */
+        give_up = 0;
+    if (rm->zygote_fd >= 0) {
+        tell_all(rm, &quit);
+        while (any_left(rm) && rr_now_ns() < give_up) {
+            struct pollfd p = {.fd = rm->epoll_fd, .events = POLLIN};
+
+            poll(&p, 1, 10);
+            rr_processes_hear(rm);
+        }
+        for (size_t n = 0; n < rm->n_children; n++)
+            if (rm->children[n].pid_fd >= 0)
+                syscall(SYS_pidfd_send_signal, rm->children[n].pid_fd, SIGKILL, NULL, 0);
+        for (size_t n = 0; n < rm->n_children; n++)
+            if (rm->children[n].control_fd >= 0)
+                died(rm, &rm->children[n]);
+        close(rm->zygote_fd);
+        waitpid(rm->zygote_pid, NULL, 0);
+    }
+    remove_dir(rm);
+    if (rm->pulses)
+        munmap(rm->pulses, rr_align_up(rm->n_children * sizeof(struct pulse), 4096));
+    free(rm->children);
+}
+
+/* --- is the run over? ------------------------------------------------------------------------ */
+
+struct round {
+    uint64_t activity;
+    bool asked, idle_before;
+    unsigned int idle_words, n_deaths;
+    uint64_t next_ns;
+};
+
+static void ask_all(struct remote *rm, struct round *round)
+{
+    struct control c = {.word = WORD_ASK, .run = rm->run, .a = ++rm->question};
+
+    for (size_t n = 0; n < rm->n_children; n++)
+        rm->children[n].asked_ns = rm->children[n].isolated ? rr_now_ns() : 0;
+    tell_all(rm, &c);
+    round->asked = true;
+    round->idle_words = rm->n_idle_words;
+    round->n_deaths = rm->n_deaths;
+}
+
+/* All have answered: 1, and whether all were idle, and what they had done in all. */
+static bool answered(const struct remote *rm, bool *ret_idle, uint64_t *ret_activity)
+{
+    *ret_idle = true;
+    *ret_activity = rm->activity;
+    for (size_t n = 0; n < rm->n_children; n++) {
+        const struct child *c = &rm->children[n];
+
+        if (!c->isolated)
+            continue;
+        if (c->answered != rm->question)
+            return false;
+        *ret_idle = *ret_idle && c->idle;
+        *ret_activity += c->activity;
+    }
+    return true;
+}
+
+/* One that is at the same message for longer than it may, or does not answer with none at hand. */
+static void check_silence(struct remote *rm)
+{
+    uint64_t now = rr_now_ns();
+
+    for (size_t n = 0; n < rm->n_children; n++) {
+        struct child *c = &rm->children[n];
+        uint64_t handled = atomic_load(&c->pulse->handled);
+        uint64_t since = atomic_load(&c->pulse->handling_since_ns);
+        uint64_t deadline = rm->w->wf->functions[n].deadline_ns;
+
+        if (!c->asked_ns || c->control_fd < 0 || handled != c->seen_handled) {
+            c->seen_handled = handled;
+            c->seen_ns = now;
+            continue;
+        }
+        if ((since && !deadline) || now - c->seen_ns < (since ? deadline : 0) + SILENCE_NS)
+            continue;
+        c->silent = true;
+        c->asked_ns = 0;
+        syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+    }
+}
+
+/* Two rounds of questions in which nobody had anything to do, and nothing was done in between: then
+ * nothing is on its way either. Returns whether the run is over. */
+static bool evaluate(struct rr_worker *w, struct round *round)
+{
+    struct remote *rm = w->remote;
+    uint64_t now = rr_now_ns(), activity;
+    bool idle, over;
+
+    if (round->asked && round->n_deaths != rm->n_deaths) { /* one will never answer */
+        *round = (struct round){.next_ns = now + QUIET_NS};
+        return false;
+    }
+    if (!round->asked) {
+        if (!all_ready(rm))
+            round->next_ns = now + QUIET_NS;
+        else if (w->result ? now >= round->next_ns || rm->n_idle_words != round->idle_words
+                           : now >= round->next_ns)
+            ask_all(rm, round);
+        return false;
+    }
+    if (!answered(rm, &idle, &activity))
+        return false;
+    idle = idle && rr_remote_n_unacked(rm) == 0;
+    over = idle && round->idle_before && activity == round->activity;
+    round->idle_before = idle;
+    round->activity = activity;
+    round->asked = false;
+    round->next_ns = idle ? 0 : now + QUIET_NS;
+    return over;
+}
+
+int rr_processes_settle(struct rr_worker *w, struct rr_error *err)
+{
+    struct remote *rm = w->remote;
+    struct round round = {.next_ns = w->result ? 0 : rr_now_ns() + QUIET_NS};
+    bool had_result = w->result != NULL;
+
+    for (;;) {
+        if (rr_remote_pump(rm, true, err) < 0)
+            return (int)err->code;
+        if (rm->failure.code) {
+            *err = rm->failure;
+            w->named = true;
+            return (int)err->code;
+        }
+        if (rr_worker_cancelled(w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        if (w->ready_first >= 0)
+            return 1;
+        if (w->result && !had_result) {
+            had_result = true;
+            round.next_ns = 0;
+        }
+        if (evaluate(w, &round))
+            return 0;
+        check_silence(rm);
+        if (!round.asked && round.next_ns == 0)
+            continue;
+        rr_remote_sleep(rm, rr_now_ns() + QUIET_NS);
+    }
+}
+
+/* What is still on its way is of no more use to anybody. */
+void rr_processes_end_run(struct remote *rm)
+{
+    struct control c = {.word = WORD_RUN, .run = ++rm->run};
+
+    rm->active = false;
+    rm->failure.code = RR_OK;
+    tell_all(rm, &c);
+}
+
+bool rr_processes_pending(const struct remote *rm, char *text, size_t size)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (rm->children[n].isolated && rm->children[n].pending[0]) {
+            snprintf(text, size, "%s", rm->children[n].pending);
+            return true;
+        }
+    return false;
+}
+
+void rr_processes_collect(struct remote *rm)
+{
+    uint64_t give_up = rr_now_ns() + COLLECT_NS;
+    struct rr_error err;
+
+    while (rr_remote_n_lent(rm) > 0 && rr_now_ns() < give_up) {
+        rm->look = true;
+        if (rr_remote_pump(rm, true, &err) < 0)
+            rr_log(1, "%s", err.text);
+        if (rr_remote_n_lent(rm) > 0)
+            rr_remote_sleep(rm, rr_now_ns() + 1000000);
+    }
+}

@@ -1,0 +1,809 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Links of this process to others, and the messages that come and go over them. */
+#include "worker/remote.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+#define BURST 64         /* messages taken from a link before the next one has its turn */
+#define LOOK_NS 1000000u /* between looks at the sockets of a process that never sleeps */
+#define CONNECT_RETRY_NS 2000000u
+#define SEND_PATIENCE_NS 10000000000u /* of functions without a deadline */
+
+bool rr_hosted(const struct rr_worker *w, int function)
+{
+    if (!w->remote)
+        return true;
+    return w->remote->self < 0 ? !w->wf->functions[function].isolated : function == w->remote->self;
+}
+
+static const char *name_of(const struct rr_worker *w, int function)
+{
+    return function < (int)w->wf->n_functions ? w->wf->functions[function].name : ".result";
+}
+
+void rr_remote_watch(struct remote *rm, int fd)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
+
+    epoll_ctl(rm->epoll_fd, EPOLL_CTL_ADD, fd, &e);
+}
+
+void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns)
+{
+    if (!w->remote || !w->remote->pulse || w->depth > 1)
+        return;
+    atomic_store(&w->remote->pulse->handling_since_ns, since_ns);
+    if (!since_ns)
+        atomic_fetch_add(&w->remote->pulse->handled, 1);
+}
+
+int rr_remote_new(struct rr_worker *w, struct rr_error *err)
+{
+    struct remote *rm = calloc(1, sizeof(*rm));
+
+    if (rm) {
+        rm->outs = calloc(w->wf->n_functions + 1, sizeof(struct rr_link *));
+        rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    }
+    if (!rm || !rm->outs || rm->epoll_fd < 0) {
+        if (rm)
+            free(rm->outs);
+        free(rm);
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
+    rm->w = w;
+    rm->self = -1;
+    rm->control_fd = rm->zygote_fd = -1;
+    rm->domain.arena = w->arena;
+    rm->domain.queue_messages =
+        w->wf->queue_messages < RR_LINK_MAX_QUEUE ? w->wf->queue_messages : RR_LINK_MAX_QUEUE;
+    rm->domain.queue_bytes = w->wf->queue_bytes;
+    snprintf(rm->domain.name, sizeof(rm->domain.name), "%s", w->wf->name);
+    rm->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? w->spin_ns : 0;
+    rm->spin_ns = rm->spin_max_ns;
+    rm->run = 1;
+    w->remote = rm;
+    return 0;
+}
+
+static void drop_again(struct remote *rm)
+{
+    while (rm->again) {
+        struct message *m = rm->again;
+
+        rm->again = m->next;
+        rr_message_free(m);
+    }
+}
+
+void rr_remote_free(struct remote *rm)
+{
+    if (!rm)
+        return;
+    for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
+        rr_link_free(rm->outs[n]);
+    for (size_t n = 0; n < rm->n_ins; n++)
+        rr_link_free(rm->ins[n].link);
+    drop_again(rm);
+    free(rm->seen);
+    for (size_t n = 0; n < rm->n_listeners; n++)
+        close(rm->listeners[n].fd);
+    rr_message_free(rm->reply);
+    free(rm->outs);
+    free(rm->ins);
+    free(rm->listeners);
+    free(rm->events);
+    close(rm->epoll_fd);
+    free(rm);
+}
+
+int rr_remote_listen(struct remote *rm, int function)
+{
+    struct listener *grown = reallocarray(rm->listeners, rm->n_listeners + 1, sizeof(*grown));
+    int fd;
+
+    if (!grown)
+        return -ENOMEM;
+    rm->listeners = grown;
+    fd = rr_link_listen(&rm->domain, name_of(rm->w, function));
+    if (fd < 0)
+        return fd;
+    grown[rm->n_listeners++] = (struct listener){fd, function};
+    rr_remote_watch(rm, fd);
+    return 0;
+}
+
+unsigned int rr_remote_n_unacked(const struct remote *rm)
+{
+    unsigned int n = 0;
+
+    for (size_t k = 0; k <= rm->w->wf->n_functions; k++)
+        if (rm->outs[k])
+            n += rr_link_n_unacked(rm->outs[k]);
+    for (const struct message *m = rm->again; m; m = m->next)
+        n++;
+    return n;
+}
+
+unsigned int rr_remote_n_lent(const struct remote *rm)
+{
+    unsigned int n = 0;
+
+    for (size_t k = 0; k <= rm->w->wf->n_functions; k++)
+        if (rm->outs[k])
+            n += rr_link_n_waiting(rm->outs[k]);
+    return n;
+}
+
+/* --- messages that go ------------------------------------------------------------------------ */
+
+static bool at_least_once(const struct remote *rm, int edge)
+{
+    return edge < (int)rm->w->wf->n_edges && rm->w->wf->edges[edge].at_least_once;
+}
+
+static void packet_done(void *user, void *cookie, bool acked, bool lost)
+{
+    struct remote *rm = user;
+    struct message *m = cookie, **last = &rm->again;
+
+    if (lost && !acked && at_least_once(rm, m->edge) && !rm->stopping && !rm->ended) {
+        while (*last)
+            last = &(*last)->next;
+        m->next = NULL;
+        m->attempt++;
+        *last = m;
+        return;
+    }
+    /* what was to be acked was lent as a copy, which goes no further */
+    if (lost && m->region && !at_least_once(rm, m->edge))
+        rr_region_forsake(m->region);
+    rr_message_free(m);
+}
+
+/* Payload where another process can map it, or in a buffer of ours. */
+static int make_sendable(struct rr_worker *w, struct message *m, struct rr_error *err)
+{
+    struct rr_region *region;
+    int r;
+
+    if (m->small || (rr_region_backing(m->region) == RR_MEMFD && !m->patched))
+        return 0;
+    r = rr_region_get(w->arena, RR_MEMFD, m->slot_bytes, m->len, 0, &region, err);
+    if (r)
+        return r;
+    memcpy(rr_region_data(region), rr_message_data(m), m->len);
+    m->copied_bytes += m->len;
+    if (m->patched)
+        rr_region_reset(m->region);
+    rr_region_put(m->region);
+    m->region = region;
+    m->patched = false;
+    m->offset = 0;
+    return 0;
+}
+
+static void to_packet(const struct remote *rm, const struct message *m, int edge, int32_t status,
+                      struct rr_packet *p)
+{
+    *p = (struct rr_packet){
+        .run = rm->run,
+        .edge = (uint32_t)edge,
+        .id = m->id,
+        .attempt = m->attempt,
+        .acked = at_least_once(rm, edge),
+        .len = m->len,
+        .offset = m->offset,
+        .window = m->window,
+        .slot_bytes = m->slot_bytes,
+        .fixed = m->fixed,
+        .shared = m->region && (rr_region_shared(m->region) || at_least_once(rm, edge)),
+        .status = status,
+        .sent_ns = m->sent_ns,
+        .send_cost_ns = m->send_cost_ns,
+        .copied_bytes = m->copied_bytes,
+        .meta = m->meta,
+        .meta_len = (uint32_t)m->meta_len,
+        .data = m->small ? m->small->data : NULL,
+        .region = m->region,
+    };
+}
+
+static int connect_to(struct remote *rm, int to, struct rr_error *err)
+{
+    const char *from = rm->self < 0 ? ".parent" : name_of(rm->w, rm->self);
+    int r =
+        rr_link_connect(&rm->domain, from, name_of(rm->w, to), packet_done, rm, &rm->outs[to], err);
+
+    if (r == 0)
+        rr_remote_watch(rm, rr_link_fd(rm->outs[to]));
+    return r;
+}
+
+/* What ends a wait early: the parent knows of a failure, a worker that its run or its life is over.
+ */
+static int interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
+{
+    if (rr_worker_cancelled(rm->w) || rm->ended || rm->run != run)
+        return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+    if (rm->failure.code) {
+        *err = rm->failure;
+        rm->w->named = true;
+        return (int)err->code;
+    }
+    return 0;
+}
+
+static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct message *m,
+                    struct rr_error *err)
+{
+    int r = rm->outs[to] ? 0 : connect_to(rm, to, err);
+
+    if (r)
+        return r;
+    r = rr_link_send(rm->outs[to], p, m, err);
+    if (r && r != -EAGAIN) {
+        struct rr_link *broken = rm->outs[to];
+
+        rm->outs[to] = NULL;
+        rr_link_free(broken);
+    }
+    return r;
+}
+
+static int too_slow(struct rr_worker *w, int to, struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_DEADLINE, "raise its instances or `limits`, or send less",
+                        "function '%s' takes no more messages: its queue is full", name_of(w, to));
+}
+
+int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
+                   struct rr_error *err)
+{
+    int to = edge < (int)w->wf->n_edges ? w->wf->edges[edge].to : (int)w->wf->n_functions;
+    struct remote *rm = w->remote;
+    uint64_t run = rm->run, give_up = 0;
+    bool kept = false;
+    struct rr_packet p;
+    int r = make_sendable(w, m, err);
+
+    m->edge = edge;
+    m->attempt = 1;
+    if (r == 0)
+        to_packet(rm, m, edge, status, &p);
+    while (r == 0) {
+        uint64_t now;
+
+        kept = !p.data || p.acked;
+        r = try_send(rm, to, &p, m, err);
+        if (r != -EAGAIN)
+            break;
+        now = rr_now_ns();
+        give_up = give_up ? give_up : now + SEND_PATIENCE_NS;
+        r = now < give_up ? 0 : too_slow(w, to, err);
+        if (r == 0 && rr_remote_pump(rm, false, err) < 0)
+            r = (int)err->code;
+        if (r == 0)
+            r = interrupted(rm, run, err);
+        if (r == 0)
+            rr_remote_sleep(rm, now + CONNECT_RETRY_NS);
+    }
+    if (r || !kept)
+        rr_message_free(m);
+    return r;
+}
+
+/* Once more, to the worker that has taken the place of the one that died. */
+static void send_again(struct remote *rm)
+{
+    struct rr_error err;
+
+    while (rm->again) {
+        struct message *m = rm->again;
+        const struct rr_edge *e = &rm->w->wf->edges[m->edge];
+        struct rr_packet p;
+        int r;
+
+        if (m->attempt > e->attempts) {
+            rm->again = m->next;
+            rr_remote_bury(rm, m);
+            continue;
+        }
+        to_packet(rm, m, m->edge, 0, &p);
+        r = try_send(rm, e->to, &p, m, &err);
+        if (r == -EAGAIN)
+            return;
+        if (r) {
+            rr_log(1, "%s", err.text);
+            return;
+        }
+        rm->again = m->next;
+    }
+}
+
+/* --- acks ------------------------------------------------------------------------------------ */
+
+static void ack(struct remote *rm, uint64_t link, uint64_t seq)
+{
+    for (size_t n = 0; n < rm->n_ins; n++)
+        if (rm->ins[n].id == link)
+            rr_link_ack(rm->ins[n].link, seq);
+}
+
+void rr_remote_ack(struct rr_worker *w, struct message *m)
+{
+    if (m->ack_link)
+        ack(w->remote, m->ack_link, m->ack_seq);
+    m->ack_link = 0;
+}
+
+struct ack *rr_remote_take_acks(struct rr_worker *w, struct message **inputs, size_t n)
+{
+    struct ack *acks = NULL;
+    bool any = false;
+
+    for (size_t k = 0; k < n; k++)
+        any = any || inputs[k]->ack_link;
+    if (any && w->remote)
+        acks = calloc(n, sizeof(*acks));
+    for (size_t k = 0; any && !acks && k < n; k++)
+        rr_remote_ack(w, inputs[k]); /* too early, rather than never */
+    for (size_t k = 0; acks && k < n; k++) {
+        acks[k] = (struct ack){inputs[k]->ack_link, inputs[k]->ack_seq};
+        inputs[k]->ack_link = 0;
+    }
+    return acks;
+}
+
+void rr_remote_give_acks(struct rr_worker *w, struct ack *acks, size_t n)
+{
+    for (size_t k = 0; acks && k < n; k++)
+        if (acks[k].link)
+            ack(w->remote, acks[k].link, acks[k].seq);
+    free(acks);
+}
+
+/* --- messages that come ---------------------------------------------------------------------- */
+
+/* {u32 key_len, u32 value_len, key, value} ..., each whole, no key empty. */
+static bool meta_is_sound(const uint8_t *meta, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        uint32_t lengths[2];
+
+        if (len - at < sizeof(lengths))
+            return false;
+        memcpy(lengths, meta + at, sizeof(lengths));
+        at += sizeof(lengths);
+        if (lengths[0] == 0 || lengths[0] > len - at || lengths[1] > len - at - lengths[0])
+            return false;
+        at += (size_t)lengths[0] + lengths[1];
+    }
+    return true;
+}
+
+static int out_of_memory(struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+}
+
+static int copy_packet(const struct rr_packet *p, struct message *m, struct rr_error *err)
+{
+    if (p->meta_len) {
+        m->meta = malloc(p->meta_len);
+        if (!m->meta)
+            return out_of_memory(err);
+        memcpy(m->meta, p->meta, p->meta_len);
+        m->meta_len = p->meta_len;
+        if (!meta_is_sound(m->meta, m->meta_len))
+            return rr_error_set(err, RR_E_INVALID, "restart it", "a peer sent bad metadata");
+    }
+    if (!p->data)
+        return 0;
+    m->small = rr_small_new(p->len);
+    if (!m->small)
+        return out_of_memory(err);
+    memcpy(m->small->data, p->data, p->len);
+    m->copied_bytes += p->len;
+    return 0;
+}
+
+/* May this link bring a message over this edge? */
+static bool edge_is_ours(const struct remote *rm, uint32_t edge)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+
+    if (edge == wf->n_edges)
+        return rm->self < 0 && wf->functions[wf->result].isolated;
+    if (edge == wf->n_edges + 1) /* a dead letter */
+        return rm->self < 0;
+    return edge < wf->n_edges && rr_hosted(rm->w, wf->edges[edge].to) &&
+           rr_edge_crosses(wf, &wf->edges[edge]) && wf->edges[edge].slot_bytes > 0;
+}
+
+/* Into the queue, or to who waits for it. @m: moved. */
+static int hand_in(struct remote *rm, struct message *m, const struct rr_packet *p,
+                   struct rr_error *err)
+{
+    struct rr_worker *w = rm->w;
+
+    if (p->edge == w->wf->n_edges + 1) {
+        if (p->status < 0 || (size_t)p->status >= w->wf->n_edges)
+            rr_message_free(m);
+        else
+            rr_remote_bury_here(rm, m, p->status);
+        return 0;
+    }
+    if (p->edge == w->wf->n_edges) {
+        if (w->result) {
+            rr_message_free(m);
+            return rr_error_set(err, RR_E_INVALID, "send it once per run",
+                                "function '%s': it sends a second result",
+                                name_of(w, w->wf->result));
+        }
+        w->result = m;
+        return 0;
+    }
+    if (w->wf->edges[p->edge].is_reply) {
+        rr_message_free(rm->reply);
+        rm->reply = m;
+        rm->reply_status = p->status;
+        rm->replied = true;
+        return 0;
+    }
+    return rr_enqueue_here(w, m, (int)p->edge, err);
+}
+
+/* Can it come twice? Then its sender may have died, and have been started again, since. */
+static bool may_repeat(const struct remote *rm, uint32_t edge)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    int from = edge < wf->n_edges ? wf->edges[edge].from : wf->result;
+
+    if (edge > wf->n_edges)
+        return false;
+    if (edge < wf->n_edges && wf->edges[edge].at_least_once)
+        return true;
+    for (size_t n = 0; n < wf->n_edges && from >= 0; n++)
+        if (wf->edges[n].to == from && wf->edges[n].at_least_once)
+            return true;
+    return false;
+}
+
+static void put_seen(uint64_t *table, size_t room, uint64_t id)
+{
+    size_t at = id & (room - 1);
+
+    while (table[at])
+        at = (at + 1) & (room - 1);
+    table[at] = id;
+}
+
+/* Without memory for it, a message rather comes twice than not at all. */
+static bool seen_before(struct remote *rm, uint64_t id)
+{
+    id = id ? id : 1;
+    if (4 * (rm->n_seen + 1) > 3 * rm->room_seen) {
+        size_t room = rm->room_seen ? 2 * rm->room_seen : 64;
+        uint64_t *grown = calloc(room, sizeof(*grown));
+
+        if (!grown)
+            return false;
+        for (size_t n = 0; n < rm->room_seen; n++)
+            if (rm->seen[n])
+                put_seen(grown, room, rm->seen[n]);
+        free(rm->seen);
+        rm->seen = grown;
+        rm->room_seen = room;
+    }
+    for (size_t at = id & (rm->room_seen - 1); rm->seen[at]; at = (at + 1) & (rm->room_seen - 1))
+        if (rm->seen[at] == id)
+            return true;
+    put_seen(rm->seen, rm->room_seen, id);
+    rm->n_seen++;
+    return false;
+}
+
+static void forget_seen(struct remote *rm)
+{
+    free(rm->seen);
+    rm->seen = NULL;
+    rm->n_seen = rm->room_seen = 0;
+}
+
+/* What a function can tell a repeated delivery by. */
+static int mark_delivery(struct message *m)
+{
+    static const char id_key[] = "rr-delivery-id", attempt_key[] = "rr-attempt";
+    char id[24], attempt[16];
+    int r;
+
+    snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
+    snprintf(attempt, sizeof(attempt), "%u", m->attempt);
+    r = rr_message_meta_set(m, id_key, sizeof(id_key) - 1, (const uint8_t *)id, strlen(id));
+    if (r == 0)
+        r = rr_message_meta_set(m, attempt_key, sizeof(attempt_key) - 1, (const uint8_t *)attempt,
+                                strlen(attempt));
+    return r == -ENOMEM ? r : 0; /* with metadata that is full already it goes without */
+}
+
+void rr_remote_new_run(struct remote *rm, uint64_t run)
+{
+    if (run <= rm->run)
+        return;
+    rm->run = run;
+    rr_queue_drain(rm->w);
+    drop_again(rm);
+    forget_seen(rm);
+    rr_message_free(rr_take(rm->reply));
+    rm->replied = false;
+}
+
+/* Returns 1: taken in; 0: none there; -1: the link is to be dropped; -2: @err ends the run. */
+static int take_one(struct remote *rm, const struct in *in, struct rr_error *err)
+{
+    struct rr_link *link = in->link;
+    struct rr_packet p;
+    struct message *m;
+    int r = rr_link_receive(link, &p, err);
+
+    if (r == -EAGAIN)
+        return 0;
+    if (r)
+        return -1;
+    m = rr_message_new();
+    r = m ? copy_packet(&p, m, err) : out_of_memory(err);
+    rr_link_received(link);
+    if (m)
+        m->region = p.region;
+    else
+        rr_region_put(p.region);
+    if (r || !edge_is_ours(rm, p.edge)) {
+        rr_message_free(m);
+        return -1;
+    }
+    m->len = p.len;
+    m->offset = p.data ? 0 : p.offset;
+    m->window = p.window;
+    m->slot_bytes = p.slot_bytes;
+    m->fixed = p.fixed;
+    m->edge = (int)p.edge;
+    m->sent_ns = p.sent_ns;
+    m->send_cost_ns = p.send_cost_ns;
+    m->copied_bytes += p.copied_bytes;
+    m->path = p.data ? RR_PATH_COPY : RR_PATH_MOVE;
+    m->id = p.id;
+    m->attempt = p.attempt;
+    m->ack_link = p.acked ? in->id : 0;
+    m->ack_seq = p.seq;
+    rm->activity++;
+    if (rm->self >= 0 && p.run > rm->run)
+        rr_remote_new_run(rm, p.run);
+    if (p.run != rm->run || (may_repeat(rm, p.edge) && seen_before(rm, p.id))) {
+        rr_remote_ack(rm->w, m);
+        rr_message_free(m);
+        return 1;
+    }
+    if (p.acked && mark_delivery(m) < 0) {
+        rr_message_free(m);
+        out_of_memory(err);
+        return -2;
+    }
+    return hand_in(rm, m, &p, err) ? -2 : 1;
+}
+
+/* --- links ----------------------------------------------------------------------------------- */
+
+static void drop_in(struct remote *rm, size_t n, const struct rr_error *why)
+{
+    if (why && why->code)
+        rr_log(1, "a link is dropped: %s", why->text);
+    rr_link_free(rm->ins[n].link);
+    rm->ins[n] = rm->ins[--rm->n_ins];
+}
+
+static void accept_all(struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_listeners; n++)
+        for (;;) {
+            struct rr_link *link;
+            struct rr_error err;
+            struct in *grown;
+            int r = rr_link_accept(&rm->domain, rm->listeners[n].fd, &link, &err);
+
+            if (r == -EAGAIN)
+                break;
+            if (r) {
+                rr_log(1, "a peer is turned away: %s", err.text);
+                if (r == RR_E_SYSTEM)
+                    break;
+                continue;
+            }
+            grown = rm->n_ins < RR_MAX_LINKS ? reallocarray(rm->ins, rm->n_ins + 1, sizeof(*grown))
+                                             : NULL;
+            if (!grown) {
+                rr_link_free(link);
+                break;
+            }
+            rm->ins = grown;
+            rm->ins[rm->n_ins++] = (struct in){link, ++rm->n_links};
+            rr_remote_watch(rm, rr_link_fd(link));
+        }
+}
+
+static int pump_ins(struct remote *rm, bool sockets, bool messages, struct rr_error *err)
+{
+    int taken = 0;
+
+    for (size_t n = 0; n < rm->n_ins;) {
+        struct rr_link *link = rm->ins[n].link;
+        struct rr_error why = {0};
+        int gone = sockets ? rr_link_pump(link, &why) : 0, r = 1;
+
+        for (int k = 0; k < BURST && r == 1 && messages && (gone == 0 || gone == -EPIPE); k++) {
+            r = take_one(rm, &rm->ins[n], &why);
+            taken += r == 1;
+        }
+        if (r == -2) {
+            *err = why;
+            return -1;
+        }
+        /* what a dead sender had sent before it died is taken in first */
+        if (r == -1 || (gone && (gone != -EPIPE || (messages && r == 0))))
+            drop_in(rm, n, r == -1 || gone != -EPIPE ? &why : NULL);
+        else
+            n++;
+    }
+    return taken;
+}
+
+static void pump_outs(struct remote *rm, bool sockets)
+{
+    for (size_t n = 0; n <= rm->w->wf->n_functions; n++) {
+        struct rr_link *link = rm->outs[n];
+        struct rr_error why = {0};
+        int r;
+
+        if (!link)
+            continue;
+        r = sockets ? rr_link_pump(link, &why) : rr_link_poll(link, &why);
+        if (r == 0)
+            continue;
+        if (r != -EPIPE)
+            rr_log(1, "a link is dropped: %s", why.text);
+        rm->outs[n] = NULL;
+        rr_link_free(link);
+    }
+}
+
+int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
+{
+    uint64_t now = rr_now_ns();
+    bool sockets = rm->look || now - rm->looked_ns > LOOK_NS;
+
+    if (sockets) {
+        rm->look = false;
+        rm->looked_ns = now;
+        if (rm->self < 0)
+            rr_processes_hear(rm);
+        else
+            rr_child_hear(rm);
+        accept_all(rm);
+    }
+    pump_outs(rm, sockets);
+    if (rm->again)
+        send_again(rm);
+    return pump_ins(rm, sockets, messages, err);
+}
+
+/* --- sleep ----------------------------------------------------------------------------------- */
+
+/* Rings only: no system call. */
+static bool something_came(struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_ins; n++)
+        if (rr_link_pending(rm->ins[n].link))
+            return true;
+    for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
+        if (rm->outs[n] && rr_link_pending(rm->outs[n]))
+            return true;
+    return false;
+}
+
+/* Tell all peers to wake us; false when one was faster. */
+static bool announce_sleep(struct remote *rm)
+{
+    bool quiet = true;
+
+    for (size_t n = 0; n < rm->n_ins; n++)
+        quiet = rr_link_sleep(rm->ins[n].link) && quiet;
+    for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
+        if (rm->outs[n])
+            quiet = rr_link_sleep(rm->outs[n]) && quiet;
+    return quiet;
+}
+
+static void awake(struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_ins; n++)
+        rr_link_awake(rm->ins[n].link);
+    for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
+        if (rm->outs[n])
+            rr_link_awake(rm->outs[n]);
+}
+
+/* A wait that ended while we spun makes the next spin longer, one that did not, shorter. */
+static bool spin(struct remote *rm)
+{
+    uint64_t begin = rr_now_ns();
+
+    if (!rm->spin_ns)
+        return false;
+    do {
+        for (int k = 0; k < 16; k++) {
+            if (something_came(rm)) {
+                rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
+                return true;
+            }
+            rr_cpu_relax();
+        }
+    } while (rr_now_ns() - begin < rm->spin_ns);
+    if (rm->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
+        rm->spin_ns = rm->spin_ns > 2000 ? rm->spin_ns / 2 : 1000;
+    return false;
+}
+
+void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns)
+{
+    struct epoll_event events[16];
+    uint64_t now;
+    int timeout = -1;
+
+    if (spin(rm))
+        return;
+    if (announce_sleep(rm)) {
+        now = rr_now_ns();
+        if (rm->again) /* nobody tells when the new worker listens */
+            deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
+        if (deadline_ns != UINT64_MAX)
+            timeout =
+                deadline_ns <= now ? 0 : (int)rr_min((deadline_ns - now) / 1000000 + 1, 60000);
+        rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
+    }
+    awake(rm);
+}
+
+/* --- calls ----------------------------------------------------------------------------------- */
+
+int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
+                    int *ret_status, struct rr_error *err)
+{
+    struct remote *rm = w->remote;
+    uint64_t run = rm->run;
+
+    for (;;) {
+        int r = rr_remote_pump(rm, true, err) < 0 ? (int)err->code : 0;
+
+        if (r == 0 && rm->replied) {
+            *ret = rr_take(rm->reply);
+            *ret_status = rm->reply_status;
+            rm->replied = false;
+            return 0;
+        }
+        if (r == 0)
+            r = interrupted(rm, run, err);
+        if (r == 0 && deadline_ns && rr_now_ns() > deadline_ns)
+            r = rr_error_set(err, RR_E_DEADLINE, "raise `deadline` of this function",
+                             "its deadline passed while it waited for a reply");
+        if (r)
+            return r;
+        rr_remote_sleep(rm, deadline_ns ? deadline_ns : UINT64_MAX);
+    }
+}

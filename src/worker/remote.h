@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared by the files of worker/ only: workflows whose functions live in several processes.
+ *
+ *   remote.c    links of this process, messages that come and go over them
+ *   process.c   the parent: starts worker processes, hears from them, notices their death
+ *   child.c     a worker process: hosts one function
+ *   control.c   what parent and workers tell each other
+ *   deadletter.c  messages that nobody could handle
+ */
+#ifndef RR_WORKER_REMOTE_H
+#define RR_WORKER_REMOTE_H
+
+#include <stdatomic.h>
+
+#include "channel/link.h"
+#include "worker/internal.h"
+
+#define RR_MAX_LINKS 4096 /* into one process */
+
+/* A page that a worker process shares with its parent, which may look at any time. */
+struct pulse {
+    atomic_uint_fast64_t handling_since_ns; /* a message; 0: none */
+    atomic_uint_fast64_t handled;           /* messages so far */
+};
+
+struct child {
+    int function;
+    pid_t pid;
+    int control_fd;      /* of the parent; -1: it does not run */
+    int pid_fd;          /* -1 */
+    struct pulse *pulse; /* shared */
+    bool ready;          /* it has said so */
+    uint64_t answered;   /* the last question it answered */
+    bool idle;           /* as it said then */
+    uint64_t activity;   /* the same */
+    uint64_t asked_ns;   /* when it was asked what it has not answered; 0: nothing */
+    bool isolated, reaped, silent;
+    int status;        /* of wait(), when it was reaped */
+    uint64_t again_ns; /* when it may be started again */
+    unsigned int n_starts;
+    uint64_t seen_handled, seen_ns; /* its pulse, and when it changed last */
+    char pending[192];              /* what a join in it waits for; "" */
+    struct rr_arena_stats stats;
+};
+
+struct listener {
+    int fd, function; /* function: whom messages are for; n_functions: the result */
+};
+
+struct remote {
+    struct rr_worker *w;
+    int self; /* the function that lives here; -1: this is the parent */
+    struct rr_link_domain domain;
+    int epoll_fd;
+    struct listener *listeners;
+    size_t n_listeners;
+    struct rr_link **outs; /* by receiving function, and the result last; NULL: not connected */
+    struct in {
+        struct rr_link *link;
+        uint64_t id; /* never used again */
+    } *ins;
+    size_t n_ins;
+    uint64_t n_links;      /* so far */
+    struct message *again; /* to be sent once more: their receiver died */
+    uint64_t *seen;        /* ids of this run's messages that may come twice: a hash table */
+    size_t n_seen, room_seen;
+    uint64_t run; /* messages of earlier ones are dropped */
+    uint64_t activity;
+    uint64_t spin_ns, spin_max_ns;
+    bool look; /* at the sockets: epoll said so */
+    uint64_t looked_ns;
+    /* a caller waits for a reply */
+    struct message *reply;
+    int32_t reply_status;
+    bool replied;
+    /* worker process */
+    int control_fd;
+    struct pulse *pulse;
+    struct event_batch *events;
+    bool ended; /* the parent is gone, or wants us to go */
+    /* parent */
+    struct child *children;
+    size_t n_children;
+    int zygote_fd;
+    pid_t zygote_pid;
+    uint64_t question;
+    struct rr_error failure; /* code != 0: of the current run */
+    bool active, stopping;   /* a run is; all is */
+    struct pulse *pulses;
+    uid_t child_uid; /* (uid_t)-1: ours */
+    gid_t child_gid;
+    unsigned int n_idle_words, n_deaths;
+};
+
+/* remote.c */
+bool rr_hosted(const struct rr_worker *w, int function);
+int rr_remote_new(struct rr_worker *w, struct rr_error *err);
+void rr_remote_free(struct remote *rm);
+/* Listen for messages to @function (or the result: n_functions). 0 or negative errno. */
+int rr_remote_listen(struct remote *rm, int function);
+/* Send @m (moved) over @edge, or as the result (n_edges); waits while the queue is full. */
+int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
+                   struct rr_error *err);
+/* Take in what has come, without waiting; @messages: or only what is done with. Returns the number
+ * of messages; -1 with @err when something came that ends the run. */
+int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
+/* Sleep until something may have come, or @deadline_ns. */
+void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns);
+/* Wait for the reply to a call. */
+int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
+                    int *ret_status, struct rr_error *err);
+/* @m, which came over a link, has been handled, or never will be. */
+void rr_remote_ack(struct rr_worker *w, struct message *m);
+/* The acks of a function's inputs, which may be gone when it returns; NULL: none wants one. */
+struct ack {
+    uint64_t link, seq;
+};
+struct ack *rr_remote_take_acks(struct rr_worker *w, struct message **inputs, size_t n);
+void rr_remote_give_acks(struct rr_worker *w, struct ack *acks, size_t n);
+/* Messages that a receiver is yet to handle, or they come again. */
+unsigned int rr_remote_n_unacked(const struct remote *rm);
+/* Drop what is of an earlier run. */
+void rr_remote_new_run(struct remote *rm, uint64_t run);
+unsigned int rr_remote_n_lent(const struct remote *rm);
+/* The parent may see that a message is handled since @since_ns, or was (0). */
+void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns);
+void rr_remote_watch(struct remote *rm, int fd);
+
+/* deadletter.c: the last attempt has failed. @m: moved. */
+void rr_remote_bury(struct remote *rm, struct message *m);
+void rr_remote_bury_here(struct remote *rm, struct message *m, int edge);
+
+/* process.c */
+int rr_processes_start(struct rr_worker *w, struct rr_error *err);
+void rr_processes_stop(struct remote *rm);
+/* The parent hears its children. A child's failure is in rm->failure. */
+void rr_processes_hear(struct remote *rm);
+/* Is the run over? Asks all, twice. Waits. 0: over; 1: go on; else an error. */
+int rr_processes_settle(struct rr_worker *w, struct rr_error *err);
+void rr_processes_end_run(struct remote *rm);
+/* What a join in a worker process waits for. */
+bool rr_processes_pending(const struct remote *rm, char *text, size_t size);
+/* Between runs: regions that were lent come back. */
+void rr_processes_collect(struct remote *rm);
+
+/* child.c */
+_Noreturn void rr_child_main(struct rr_worker *w, int function, int control_fd);
+/* In a worker process: hear the parent. */
+void rr_child_hear(struct remote *rm);
+
+/* control.c */
+#define RR_EVENTS 64
+
+enum word {
+    WORD_READY = 1, /* child: a = landlock's ABI, or 0 */
+    WORD_FAILED,    /* child: error, of run */
+    WORD_IDLE,      /* child: it has run out of work */
+    WORD_ANSWER,    /* child: a = question, b = activity, idle, pending, stats */
+    WORD_EVENTS,    /* child: n events */
+    WORD_LOG,       /* child: n = level, text */
+    WORD_ASK,       /* parent: a = question */
+    WORD_RUN,       /* parent: drop what is of an earlier run than run */
+    WORD_QUIT       /* parent */
+};
+
+struct event {
+    uint32_t is_span, reserved;
+    union {
+        struct rr_hop hop;
+        struct rr_span span;
+    };
+};
+
+struct control {
+    uint32_t word, n;
+    uint64_t run, a, b;
+    union {
+        struct rr_error error;
+        struct {
+            uint32_t idle, reserved; /* no bool: it comes from outside */
+            char pending[192];
+            struct rr_arena_stats stats;
+        } answer;
+        struct event events[RR_EVENTS];
+        char text[1024];
+    };
+};
+
+struct event_batch {
+    struct control c;
+};
+
+/* Whole or not at all; waits for room. 0 or negative errno (-EPIPE: the other is gone). */
+int rr_control_send(int fd, const struct control *c);
+/* Without waiting: 0, -EAGAIN, -EPIPE, or -EPROTO. Texts end with a NUL. */
+int rr_control_receive(int fd, struct control *c);
+
+#endif
