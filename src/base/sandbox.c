@@ -53,7 +53,7 @@ struct masked {
 #ifdef LEAKS
 /* To look for leaks at exit, a second process that shares our memory stops all threads with
  * ptrace, whose list it reads from /proc. */
-static const int relaxed[] = {SCMP_SYS(ptrace), SCMP_SYS(wait4)};
+static const int relaxed[] = {SCMP_SYS(ptrace), SCMP_SYS(wait4), SCMP_SYS(getdents)};
 static const struct masked relaxed_masked[] = {
     {SCMP_SYS(clone), 0, CLONE_VM | CLONE_UNTRACED, CLONE_VM | CLONE_UNTRACED},
     {SCMP_SYS(prctl), 0, INT, PR_SET_DUMPABLE},
@@ -275,7 +275,7 @@ struct ruleset {
 
 static struct ruleset ruleset_of(int abi)
 {
-    struct ruleset set = {.fs = LANDLOCK_ACCESS_FS_REFER - 1}; /* the first ABI has all below */
+    struct ruleset set = {.fs = LANDLOCK_ACCESS_FS_REFER - 1}; /* ABI 1: all rights below it */
 
     if (abi >= 2)
         set.fs |= LANDLOCK_ACCESS_FS_REFER;
@@ -310,35 +310,30 @@ static int allow_path(int ruleset_fd, uint64_t handled, const struct rr_sandbox_
     return 0;
 }
 
-/* The paths are opened now, while we may still be root. @ret_fd: owned; -1: no Landlock. */
+/* The paths are opened now, while we may still be root. @ret_fd: owned, also on failure; left
+ * as it is where there is no Landlock. */
 static int make_ruleset(const struct rr_sandbox_options *o, struct rr_sandbox_report *report,
                         int *ret_fd, struct rr_error *err)
 {
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
-    struct ruleset set;
+    struct ruleset set = ruleset_of((int)abi);
     int r = 0;
 
     /* not built in; not switched on; hidden by the profile of a container */
     if (abi < 0 && (errno == ENOSYS || errno == EOPNOTSUPP || errno == EPERM))
         return 0;
-    if (abi >= 1) {
-        set = ruleset_of((int)abi);
-        fd = (int)syscall(SYS_landlock_create_ruleset, &set, sizeof(set), 0);
-    }
-    if (fd < 0)
+    if (abi > 0)
+        *ret_fd = (int)syscall(SYS_landlock_create_ruleset, &set, sizeof(set), 0);
+    if (*ret_fd < 0)
         return rr_error_set(err, RR_E_SYSTEM, "report this with the kernel version",
                             "cannot make a Landlock ruleset: %s", strerror(errno));
     for (size_t i = 0; i < o->n_paths && r == 0; i++)
-        r = allow_path(fd, set.fs, &o->paths[i], err);
+        r = allow_path(*ret_fd, set.fs, &o->paths[i], err);
     for (size_t i = 0; i < n_relaxed_paths && r == 0; i++)
-        r = allow_path(fd, set.fs, &relaxed_paths[i], err);
-    if (r)
-        return r;
-    report->landlock_abi = (int)abi;
-    *ret_fd = fd;
-    fd = -1;
-    return 0;
+        r = allow_path(*ret_fd, set.fs, &relaxed_paths[i], err);
+    if (r == 0)
+        report->landlock_abi = (int)abi;
+    return r;
 }
 
 static int confine_files(int ruleset_fd, struct rr_sandbox_report *report, struct rr_error *err)
