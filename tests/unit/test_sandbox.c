@@ -10,6 +10,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sched.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
@@ -52,6 +53,7 @@
 /* base/ro, base/rw and base/link are allowed, base/secret is not. */
 static char base[64], read_only[80], writable[80], links[80];
 static char secret[80], abstract_name[64];
+static bool was_root;
 static int tcp_fd = -1; /* made before, so that the filter has no say */
 static struct rr_sandbox_report report;
 
@@ -403,7 +405,7 @@ static int look_at_user(void)
         return errno;
     if (r != report.uid || e != r || s != r)
         return WRONG;
-    if (r == SOMEBODY && (gr != r || ge != r || gs != r || getgroups(0, NULL) != 0))
+    if (was_root && r == SOMEBODY && (gr != r || ge != r || gs != r || getgroups(0, NULL) != 0))
         return WRONG;
     return 0;
 }
@@ -418,7 +420,7 @@ static int look_at_capabilities(void)
     for (size_t i = 0; i < 2; i++)
         if (data[i].effective || data[i].permitted || data[i].inheritable)
             return WRONG;
-    for (unsigned long cap = 0; report.uid == SOMEBODY || report.uid == 0; cap++) {
+    for (unsigned long cap = 0; was_root; cap++) {
         int r = prctl(PR_CAPBSET_READ, cap, 0, 0, 0);
 
         if (r < 0)
@@ -695,7 +697,7 @@ static void test_stays_the_user(void **state)
 static void test_becomes_another(void **state)
 {
     (void)state;
-    if (geteuid() != 0) {
+    if (!was_root) {
         print_message("only root can become another user\n");
         skip();
     }
@@ -786,6 +788,51 @@ static int with_a_file(void)
     return try_open(base, O_RDONLY | O_DIRECTORY);
 }
 
+/* As on a kernel that answers @call with @error. */
+static void deny(int call, int error)
+{
+    scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
+
+    if (!ctx || seccomp_rule_add(ctx, SCMP_ACT_ERRNO((uint32_t)error), call, 0) != 0 ||
+        seccomp_load(ctx) != 0)
+        _exit(NOT_ENTERED);
+    seccomp_release(ctx);
+}
+
+static int enter_without_landlock(int error)
+{
+    deny(SCMP_SYS(landlock_create_ruleset), error);
+    enter((uid_t)-1);
+    if (report.landlock || report.landlock_abi || !report.seccomp || !report.caps_dropped)
+        return WRONG;
+    return read_passwd() == 0 ? socket_tcp() : WRONG;
+}
+
+static int without_landlock(void)
+{
+    return enter_without_landlock(ENOSYS);
+}
+
+static int with_landlock_off(void)
+{
+    return enter_without_landlock(EOPNOTSUPP);
+}
+
+static int with_landlock_hidden(void)
+{
+    return enter_without_landlock(EPERM);
+}
+
+/* What is there and fails is no lack. */
+static int with_broken_landlock(void)
+{
+    struct rr_sandbox_options o = {.uid = (uid_t)-1, .gid = (gid_t)-1};
+    struct rr_error err;
+
+    deny(SCMP_SYS(landlock_restrict_self), E2BIG);
+    return rr_sandbox_enter(&o, &report, &err) == RR_E_SYSTEM ? 0 : WRONG;
+}
+
 static int run_apart(int (*what)(void))
 {
     pid_t pid;
@@ -803,7 +850,11 @@ static void test_options(void **state)
     assert_int_equal(run_apart(with_older_thread), EPERM);
     if (!SHADOWED)
         assert_int_equal(run_apart(with_little_memory), ENOMEM);
+    assert_int_equal(run_apart(without_landlock), EPERM);
+    assert_int_equal(run_apart(with_landlock_off), EPERM);
+    assert_int_equal(run_apart(with_landlock_hidden), EPERM);
     if (kernel_abi() > 0) {
+        assert_int_equal(run_apart(with_broken_landlock), 0);
         assert_int_equal(run_apart(without_a_folder), 0);
         assert_int_equal(run_apart(with_a_file), EACCES);
     }
@@ -936,7 +987,7 @@ static int worker_made_before(void)
 
     if (r)
         return r;
-    enter(geteuid() == 0 ? SOMEBODY : (uid_t)-1);
+    enter(was_root ? SOMEBODY : (uid_t)-1);
     r = run_chain(&chain) | run_wasi(&wasi, "read /ro/file: hello\n", "write /rw/out: ok\n");
     close_job(&chain);
     close_job(&wasi);
@@ -1019,6 +1070,7 @@ static int setup(void **state)
     int fd;
 
     (void)state;
+    was_root = geteuid() == 0;
     strcpy(base, "/tmp/rr-test-sandbox-XXXXXX");
     assert_non_null(mkdtemp(base));
     assert_int_equal(chmod(base, 0755), 0);
