@@ -594,7 +594,9 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
         r = move_refused(region, to, bytes, errno, err);
     } else {
         atomic_fetch_add(&region->arena->moves, 1);
-        if (!anonymous && map_anonymous(from, region->map_bytes) < 0)
+        /* A home that is left shows the file still, but only to us, and is mapped over when the
+         * region comes back. */
+        if (!anonymous && from != region->home && map_anonymous(from, region->map_bytes) < 0)
             r = rr_error_set(err, RR_E_SYSTEM, "free memory mappings",
                              "cannot take a message's memory away from its sender: %s",
                              strerror(errno));

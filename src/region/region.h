@@ -95,7 +95,7 @@ struct rr_region *rr_region_ref(struct rr_region *region);
  *         NULL moves the region home
  * @bytes: how much of it is payload (all that a copying fall-back has to copy)
  *
- * When it returns, the old range is mapped, anonymous and reads as zero.
+ * When it returns, a window that it left is mapped, anonymous and reads as zero.
  *
  * Return: 0 or RR_E_SYSTEM; on failure the region has not moved.
  */

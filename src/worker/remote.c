@@ -683,24 +683,30 @@ static void pump_outs(struct remote *rm, bool sockets)
     }
 }
 
+/* The rings first: what has come is not to wait for the sockets, where seldom anything is. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
 {
-    uint64_t now = rr_now_ns();
-    bool sockets = rm->look || now - rm->looked_ns > LOOK_NS;
+    int taken = 0;
+    uint64_t now;
 
-    if (sockets) {
-        rm->look = false;
+    if (!rm->look) {
+        pump_outs(rm, false);
+        taken = pump_ins(rm, false, messages, err);
+        now = rr_now_ns();
+        if (taken || now - rm->looked_ns < LOOK_NS)
+            return taken;
         rm->looked_ns = now;
-        if (rm->self < 0)
-            rr_processes_hear(rm);
-        else
-            rr_child_hear(rm);
-        accept_all(rm);
     }
-    pump_outs(rm, sockets);
+    rm->look = false;
+    if (rm->self < 0)
+        rr_processes_hear(rm);
+    else
+        rr_child_hear(rm);
+    accept_all(rm);
+    pump_outs(rm, true);
     if (rm->again)
         send_again(rm);
-    return pump_ins(rm, sockets, messages, err);
+    return pump_ins(rm, true, messages, err);
 }
 
 /* --- sleep ----------------------------------------------------------------------------------- */

@@ -127,7 +127,8 @@ static void test_move(void **state)
         assert_ptr_equal(rr_region_data(r), f->window);
         assert_false(rr_region_parked(r));
         assert_filled(f->window, cases[i].bytes, 7);
-        assert_zero(home, cases[i].bytes);
+        if (cases[i].backing == RR_ANON) /* a memfd shows there still, to us alone */
+            assert_zero(home, cases[i].bytes);
 
         fill(f->window, cases[i].bytes, 9);
         assert_int_equal(rr_region_move(r, NULL, cases[i].bytes, &err), 0);
