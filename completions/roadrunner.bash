@@ -4,7 +4,7 @@
 _roadrunner() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     local commands="run check explain inspect compile bench help"
-    local run="-i --input -o --output --repeat --trace --json --no-cache -v --verbose -q --quiet"
+    local run="-i --input -o --output --repeat --trace --json --no-cache --isolation --spin -v --verbose -q --quiet"
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then

@@ -169,6 +169,7 @@ static const struct masked allowed_masked[] = {
     {SCMP_SYS(ioctl), 1, INT, FIONCLEX},
     {SCMP_SYS(ioctl), 1, INT, TCGETS}, /* isatty() */
     {SCMP_SYS(prctl), 0, INT, PR_SET_NAME},
+    {SCMP_SYS(prctl), 0, INT, PR_SET_PDEATHSIG}, /* a change of user has cleared it */
     {SCMP_SYS(prctl), 0, INT, PR_GET_NAME},
     {SCMP_SYS(prctl), 0, INT, PR_SET_VMA}, /* names of mappings, which glibc sets */
     {SCMP_SYS(prctl), 0, INT, PR_GET_DUMPABLE},

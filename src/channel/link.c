@@ -126,7 +126,9 @@ int rr_link_listen(const struct rr_link_domain *domain, const char *name)
     if (fd < 0)
         return -errno;
     unlink(a.sun_path); /* of a worker that was here before */
-    if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || listen(fd, BACKLOG) < 0) {
+    /* who may enter the folder may connect; who else has no way here */
+    if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || chmod(a.sun_path, 0666) < 0 ||
+        listen(fd, BACKLOG) < 0) {
         r = -errno;
         close(fd);
         return r;

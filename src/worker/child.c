@@ -122,7 +122,10 @@ static int settle_down(struct remote *rm, struct rr_error *err)
     free(paths);
     if (r)
         return r;
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of user clears it, so only now */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) /* a change of user clears it, so only now */
+        return rr_error_set(err, RR_E_SYSTEM, "report this", "cannot tie its life to the parent's");
+    if (getppid() == 1) /* it has gone already */
+        rm->ended = true;
     rr_arena_after_fork(rm->w->arena);
     return rr_engine_after_fork(rm->w->engine, err);
 }

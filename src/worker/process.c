@@ -102,21 +102,52 @@ static void zygote_start(struct rr_worker *w, int socket, int function, int cont
     }
     close(control_fd);
     o.pid = o.pid < 0 ? -errno : o.pid;
+    w->remote->children[function].pid = o.pid;
     pid_fd = o.pid > 0 ? (int)syscall(SYS_pidfd_open, o.pid, 0) : -1;
     send_with_fd(socket, &o, pid_fd);
     if (pid_fd >= 0)
         close(pid_fd);
 }
 
-static void zygote_reap(int socket)
+static void zygote_reap(struct remote *rm, int socket)
 {
     struct order o = {.function = -1};
     int status;
 
     while ((o.pid = waitpid(-1, &status, WNOHANG)) > 0) {
         o.status = status;
+        for (size_t n = 0; n < rm->n_children; n++)
+            if (rm->children[n].pid == o.pid)
+                rm->children[n].pid = 0;
         send_with_fd(socket, &o, -1);
     }
+}
+
+static void remove_dir(struct remote *rm)
+{
+    char path[192];
+
+    if (!rm->domain.dir[0])
+        return;
+    for (size_t n = 0; n < rm->n_children; n++) {
+        snprintf(path, sizeof(path), "%s/%s.sock", rm->domain.dir, rm->w->wf->functions[n].name);
+        unlink(path);
+    }
+    snprintf(path, sizeof(path), "%s/.result.sock", rm->domain.dir);
+    unlink(path);
+    rmdir(rm->domain.dir);
+}
+
+/* The parent is gone without a word: leave nothing behind. */
+static _Noreturn void zygote_end(struct remote *rm)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (rm->children[n].pid > 0)
+            kill(rm->children[n].pid, SIGKILL);
+    while (waitpid(-1, NULL, 0) > 0)
+        ;
+    remove_dir(rm);
+    _exit(0);
 }
 
 static _Noreturn void zygote_main(struct rr_worker *w, int socket)
@@ -124,7 +155,6 @@ static _Noreturn void zygote_main(struct rr_worker *w, int socket)
     struct pollfd fds[2] = {{.fd = socket, .events = POLLIN}, {.events = POLLIN}};
     sigset_t set;
 
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
     setpgid(0, 0); /* Ctrl-C is for the parent */
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_DFL);
@@ -141,10 +171,10 @@ static _Noreturn void zygote_main(struct rr_worker *w, int socket)
             _exit(1);
         while (read(fds[1].fd, &info, sizeof(info)) > 0)
             ;
-        zygote_reap(socket);
+        zygote_reap(w->remote, socket);
         r = receive_with_fd(socket, &o, &fd, MSG_DONTWAIT);
-        if (r == -EPIPE) /* the parent is gone: the workers hear it as well, and go */
-            _exit(0);
+        if (r == -EPIPE)
+            zygote_end(w->remote);
         if (r == 0 && fd >= 0)
             zygote_start(w, socket, o.function, fd);
     }
@@ -540,22 +570,6 @@ static bool any_left(const struct remote *rm)
         if (rm->children[n].control_fd >= 0)
             return true;
     return false;
-}
-
-static void remove_dir(struct remote *rm)
-{
-    char path[192];
-
-    if (!rm->domain.dir[0])
-        return;
-    for (size_t n = 0; n < rm->n_children; n++) {
-        snprintf(path, sizeof(path), "%s/%s.sock", rm->domain.dir,
-                 function_name(rm, &rm->children[n]));
-        unlink(path);
-    }
-    snprintf(path, sizeof(path), "%s/.result.sock", rm->domain.dir);
-    unlink(path);
-    rmdir(rm->domain.dir);
 }
 
 void rr_processes_stop(struct remote *rm)

@@ -12,7 +12,7 @@
 #include "base/util.h"
 
 #define BURST 64         /* messages taken from a link before the next one has its turn */
-#define LOOK_NS 1000000u /* between looks at the sockets of a process that never sleeps */
+#define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
 #define CONNECT_RETRY_NS 2000000u
 #define SEND_PATIENCE_NS 10000000000u /* of functions without a deadline */
 
@@ -748,19 +748,22 @@ static void awake(struct remote *rm)
 /* A wait that ended while we spun makes the next spin longer, one that did not, shorter. */
 static bool spin(struct remote *rm)
 {
-    uint64_t begin = rr_now_ns();
+    uint64_t begin = rr_now_ns(), now = begin;
 
     if (!rm->spin_ns)
         return false;
     do {
-        for (int k = 0; k < 16; k++) {
+        if (now - rm->looked_ns > LOOK_NS)
+            return true; /* at the sockets, and come back */
+        for (int k = 0; k < 4; k++) {
             if (something_came(rm)) {
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
             rr_cpu_relax();
         }
-    } while (rr_now_ns() - begin < rm->spin_ns);
+        now = rr_now_ns();
+    } while (now - begin < rm->spin_ns);
     if (rm->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
         rm->spin_ns = rm->spin_ns > 2000 ? rm->spin_ns / 2 : 1000;
     return false;
