@@ -39,17 +39,21 @@ static inline uint64_t rr_min(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static inline void rr_cpu_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 /* In a loop that polls: a pause long enough (0.2 to 0.5 us) that the other thread of the core, which
  * may be the one that is waited for, has the core almost to itself. */
 static inline void rr_cpu_relax(void)
 {
-    for (int n = 0; n < 16; n++) {
-#if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        __asm__ volatile("yield");
-#endif
-    }
+    for (int n = 0; n < 16; n++)
+        rr_cpu_pause();
 }
 
 void rr_free_cleanup(void *p);  /* for __attribute__((cleanup)) on heap pointers */

@@ -113,7 +113,7 @@ void report_hop(struct report *rp, const struct rr_hop *hop)
     if (!rp)
         return;
     e = &rp->edges[hop->edge];
-    e->n++;
+    e->n += hop->n;
     e->payload_bytes = hop->payload_bytes;
     e->copied_bytes += hop->copied_bytes;
     e->path = hop->path;
@@ -141,8 +141,8 @@ void report_span(struct report *rp, const struct rr_span *span)
     if (!rp->first_start_ns || span->start_ns < rp->first_start_ns)
         rp->first_start_ns = span->start_ns;
     f = &rp->functions[span->function];
-    f->n++;
-    f->n_fresh += span->fresh;
+    f->n += span->n;
+    f->n_fresh += span->fresh ? span->n : 0;
     f->heap_bytes = span->heap_bytes > f->heap_bytes ? span->heap_bytes : f->heap_bytes;
     add_sample(&f->start, span->start_ns - span->begin_ns);
     add_sample(&f->run, span->end_ns - span->start_ns);

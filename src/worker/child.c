@@ -14,6 +14,8 @@
 #include "base/util.h"
 #include "worker/remote.h"
 
+#define TRY_NS 100000u /* between attempts to tell a parent that does not listen */
+
 /* --- what it tells --------------------------------------------------------------------------- */
 
 static void say(struct remote *rm, const struct control *c)
@@ -34,25 +36,60 @@ static void say_events(struct remote *rm)
     c->n = 0;
 }
 
-static struct event *next_event(struct remote *rm)
+/* A parent that does not listen just now, since it runs a function itself, is no reason to wait. */
+static bool room_for_event(struct remote *rm, uint64_t now)
 {
-    if (rm->events->c.n == RR_EVENTS)
-        say_events(rm);
-    return &rm->events->c.events[rm->events->c.n++];
+    struct control *c = &rm->events->c;
+
+    if (c->n < RR_EVENTS)
+        return true;
+    c->word = WORD_EVENTS;
+    c->run = rm->run;
+    if (now - rm->events->tried_ns < TRY_NS)
+        return false;
+    rm->events->tried_ns = now;
+    if (rr_control_try_send(rm->control_fd, c) < 0)
+        return false;
+    c->n = 0;
+    return true;
 }
 
+/* Without room it counts with the last one of its kind. */
 static void on_hop(void *user, const struct rr_hop *hop)
 {
-    struct event *e = next_event(user);
+    struct remote *rm = user;
+    struct control *c = &rm->events->c;
 
-    *e = (struct event){.is_span = 0, .hop = *hop};
+    if (room_for_event(rm, hop->received_ns)) {
+        c->events[c->n++] = (struct event){.is_span = 0, .hop = *hop};
+        return;
+    }
+    for (uint32_t n = RR_EVENTS; n-- > 0;)
+        if (!c->events[n].is_span && c->events[n].hop.edge == hop->edge) {
+            c->events[n].hop.n++;
+            c->events[n].hop.copied_bytes += hop->copied_bytes;
+            return;
+        }
+    say_events(rm);
+    on_hop(user, hop);
 }
 
 static void on_span(void *user, const struct rr_span *span)
 {
-    struct event *e = next_event(user);
+    struct remote *rm = user;
+    struct control *c = &rm->events->c;
 
-    *e = (struct event){.is_span = 1, .span = *span};
+    if (room_for_event(rm, span->end_ns)) {
+        c->events[c->n++] = (struct event){.is_span = 1, .span = *span};
+        return;
+    }
+    for (uint32_t n = RR_EVENTS; n-- > 0;)
+        if (c->events[n].is_span) {
+            c->events[n].span.n++;
+            return;
+        }
+    say_events(rm);
+    on_span(user, span);
 }
 
 static void on_log(void *user, int function, int level, const char *text, size_t len)

@@ -30,15 +30,22 @@ static size_t length_of(const struct control *c)
     return 0;
 }
 
+int rr_control_try_send(int fd, const struct control *c)
+{
+    if (send(fd, c, length_of(c), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
+        return 0;
+    return errno == EAGAIN || errno == EINTR ? -EAGAIN : -EPIPE;
+}
+
 int rr_control_send(int fd, const struct control *c)
 {
     for (;;) {
         struct pollfd p = {.fd = fd, .events = POLLOUT};
 
-        if (send(fd, c, length_of(c), MSG_NOSIGNAL | MSG_DONTWAIT) >= 0)
-            return 0;
-        if (errno != EAGAIN && errno != EINTR)
-            return -EPIPE;
+        int r = rr_control_try_send(fd, c);
+
+        if (r != -EAGAIN)
+            return r;
         poll(&p, 1, -1);
     }
 }

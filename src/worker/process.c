@@ -355,7 +355,7 @@ static void on_events(struct remote *rm, const struct child *c, const struct con
     for (uint32_t n = 0; n < m->n; n++) {
         struct event e = m->events[n];
 
-        if (e.is_span && o->span) {
+        if (e.is_span && o->span && e.span.n > 0) {
             e.span.function = c->function;
             o->span(o->user, &e.span);
         } else if (!e.is_span && o->hop && e.hop.edge >= 0 &&

@@ -11,8 +11,9 @@
 
 #include "base/util.h"
 
-#define BURST 64         /* messages taken from a link before the next one has its turn */
+#define BURST 64        /* messages taken from a link before the next one has its turn */
 #define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
+#define EAGER_NS 3000u    /* an answer is most likely at once */
 #define CONNECT_RETRY_NS 2000000u
 #define SEND_PATIENCE_NS 10000000000u /* of functions without a deadline */
 
@@ -755,12 +756,15 @@ static bool spin(struct remote *rm)
     do {
         if (now - rm->looked_ns > LOOK_NS)
             return true; /* at the sockets, and come back */
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 8; k++) {
             if (something_came(rm)) {
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
-            rr_cpu_relax();
+            if (now - begin < EAGER_NS)
+                rr_cpu_pause();
+            else
+                rr_cpu_relax();
         }
         now = rr_now_ns();
     } while (now - begin < rm->spin_ns);

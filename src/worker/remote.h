@@ -189,10 +189,13 @@ struct control {
 
 struct event_batch {
     struct control c;
+    uint64_t tried_ns;
 };
 
 /* Whole or not at all; waits for room. 0 or negative errno (-EPIPE: the other is gone). */
 int rr_control_send(int fd, const struct control *c);
+/* The same without waiting: -EAGAIN. */
+int rr_control_try_send(int fd, const struct control *c);
 /* Without waiting: 0, -EAGAIN, -EPIPE, or -EPROTO. Texts end with a NUL. */
 int rr_control_receive(int fd, struct control *c);
 

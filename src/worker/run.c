@@ -139,7 +139,8 @@ static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
                              m->copied_bytes,
                              m->sent_ns,
                              received_ns,
-                             m->send_cost_ns + received_ns - deliver_ns};
+                             m->send_cost_ns + received_ns - deliver_ns,
+                             1};
 
         w->observer.hop(w->observer.user, &hop);
     }
@@ -150,7 +151,7 @@ static int handle_windows(struct instance *i, struct message **inputs, size_t n,
                           struct rr_span *span, struct rr_error *err)
 {
     struct rr_worker *w = i->w;
-    uint64_t deliver_ns = rr_now_ns();
+    uint64_t deliver_ns = span->fresh ? rr_now_ns() : span->begin_ns;
     int r = 0;
 
     for (size_t k = 0; k < n && r == 0; k++) {
@@ -255,7 +256,7 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
                     struct rr_error *err)
 {
     struct fn *f = &w->fns[fn];
-    struct rr_span span = {.function = fn, .begin_ns = rr_now_ns()};
+    struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
     struct instance *i = NULL;
     struct ack *acks;
     int r;

@@ -40,6 +40,8 @@ struct rr_hop {
     uint64_t received_ns;  /* the receiver's handler was about to run */
     uint64_t handoff_ns;   /* work of the hand-off: without instantiation and without what else
                               ran in between */
+    uint64_t n;            /* messages it stands for: of very many, some are told together; their
+                              copied_bytes are summed */
 };
 
 struct rr_span {
@@ -49,6 +51,7 @@ struct rr_span {
     uint64_t end_ns;   /* it has returned */
     uint64_t heap_bytes;
     bool fresh; /* an instance was made for it */
+    uint64_t n; /* runs it stands for, as above */
 };
 
 /* Told what happens, on the worker's thread; members may be NULL. */
