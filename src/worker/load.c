@@ -347,8 +347,7 @@ bool rr_worker_cancelled(const struct rr_worker *w)
 static void warm_port(struct rr_worker *w, const struct port *port)
 {
     if (port->seen_bytes > RR_SMALL_MAX)
-        rr_arena_warm(w->arena, rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON, port->slot_bytes,
-                      port->seen_bytes, 1);
+        rr_arena_warm(w->arena, rr_port_backing(w, port), port->slot_bytes, port->seen_bytes, 1);
 }
 
 void rr_worker_warm(struct rr_worker *w)
