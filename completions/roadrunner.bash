@@ -17,7 +17,11 @@ _roadrunner() {
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
         ;;
-    --repeat | --sizes)
+    --isolation)
+        mapfile -t COMPREPLY < <(compgen -W "process worker" -- "$cur")
+        return
+        ;;
+    --repeat | --sizes | --spin)
         return
         ;;
     esac

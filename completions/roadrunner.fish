@@ -15,6 +15,8 @@ complete -c roadrunner -n "__fish_seen_subcommand_from run" -s o -l output -r -d
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -l repeat -x -d "run N times"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -l trace -r -d "write a trace"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -l no-cache -d "compile anew"
+complete -c roadrunner -n "__fish_seen_subcommand_from run" -l isolation -x -a "process worker" -d "where functions live"
+complete -c roadrunner -n "__fish_seen_subcommand_from run" -l spin -x -d "microseconds to poll before sleeping"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -s v -l verbose -d "more messages"
 complete -c roadrunner -n "__fish_seen_subcommand_from run compile" -s q -l quiet -d "errors only"
 complete -c roadrunner -n "__fish_seen_subcommand_from run check explain inspect bench" -l json -d "as JSON"
