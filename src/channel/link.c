@@ -49,7 +49,7 @@ struct record { /* then the metadata, then, on the next multiple of 64 bytes, an
     int32_t status;
 };
 
-enum { BACK_FREED = 1, BACK_ACK = 2 };
+enum { BACK_FREED = 1, BACK_ACK = 2, BACK_LOST = 3 }; /* lost: freed, but see rr_region_forsake() */
 
 struct back {
     uint64_t seq;
@@ -61,7 +61,7 @@ struct waiting {
     uint64_t seq, bytes;
     void *cookie;
     bool used, freed, acked; /* what has come back, or need not */
-    bool was_acked;
+    bool was_acked, lost;
 };
 
 /* A region that a receiver was lent. */
@@ -260,9 +260,15 @@ static void slot_freed(void *data, struct rr_region *region)
 {
     struct slot *s = data;
 
-    (void)region;
-    s->lent = false;
-    back_say(s->link, s->seq, BACK_FREED);
+    if (!rr_region_forsaken(region)) {
+        s->lent = false;
+        back_say(s->link, s->seq, BACK_FREED);
+        return;
+    }
+    /* We had lent it on, to one that died: its owner is not to use it again either. */
+    back_say(s->link, s->seq, BACK_LOST);
+    rr_region_close(region);
+    s->region = NULL; /* the slot stays lent: its number comes no more */
 }
 
 static int add_slot(struct rr_link *link, const struct note *note, int fd, struct rr_error *err)
@@ -431,15 +437,16 @@ static int read_back(struct rr_link *link, struct rr_error *err)
         w = &link->waiting[b.seq % link->domain->queue_messages];
         if (!w->used || w->seq != b.seq)
             return broke(link, err, "it gives back what it was not given");
-        if (b.what == BACK_FREED && !w->freed)
+        if ((b.what == BACK_FREED || b.what == BACK_LOST) && !w->freed) {
             w->freed = true;
-        else if (b.what == BACK_ACK && !w->acked)
+            w->lost = b.what == BACK_LOST;
+        } else if (b.what == BACK_ACK && !w->acked)
             w->acked = w->was_acked = true;
         else
             return broke(link, err, "it gives something back twice");
         link->n_unacked -= b.what == BACK_ACK;
         if (w->freed && w->acked)
-            settle(link, w, false);
+            settle(link, w, w->lost);
     }
     return r == -EAGAIN ? 0 : broke(link, err, "its ring back is damaged");
 }
@@ -790,7 +797,8 @@ void rr_link_free(struct rr_link *link)
             settle(link, &link->waiting[n], true);
     for (uint32_t n = 0; n < link->n_slots; n++)
         if (link->slots[n]) {
-            rr_region_close(link->slots[n]->region);
+            if (link->slots[n]->region)
+                rr_region_close(link->slots[n]->region);
             free(link->slots[n]);
         }
     free(link->slots);

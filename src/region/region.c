@@ -766,6 +766,11 @@ void rr_region_forsake(struct rr_region *region)
     region->forsaken = true;
 }
 
+bool rr_region_forsaken(const struct rr_region *region)
+{
+    return region->forsaken;
+}
+
 static int check_memfd(int fd, uint64_t slot_bytes, struct rr_error *err)
 {
     static const char hint[] = "the peer is broken or hostile; restart it";

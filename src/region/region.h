@@ -118,6 +118,7 @@ uint32_t rr_region_number(const struct rr_region *region);
 /* A peer that held it has died, and somebody it lent it to may use it still: it is not to be
  * pooled when it is put back, but unmapped. */
 void rr_region_forsake(struct rr_region *region);
+bool rr_region_forsaken(const struct rr_region *region);
 
 /**
  * rr_region_import() - adopt a memfd that a peer lends

@@ -35,6 +35,7 @@ struct message {
     size_t meta_len;
     int edge;
     uint64_t id;                /* the same whenever its sender handles the same message again */
+    uint64_t run;               /* it was sent in */
     unsigned int attempt;       /* of delivery, for edges that deliver at least once */
     uint64_t ack_link, ack_seq; /* who is to hear that it was handled; 0: nobody */
     enum rr_path path;

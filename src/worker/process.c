@@ -733,8 +733,9 @@ int rr_processes_settle(struct rr_worker *w, struct rr_error *err)
 /* What is still on its way is of no more use to anybody. */
 void rr_processes_end_run(struct remote *rm)
 {
-    struct control c = {.word = WORD_RUN, .run = ++rm->run};
+    struct control c = {.word = WORD_RUN, .run = rm->run + 1};
 
+    rr_remote_new_run(rm, rm->run + 1);
     rm->active = false;
     rm->failure.code = RR_OK;
     tell_all(rm, &c);

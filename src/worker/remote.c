@@ -13,14 +13,16 @@
 
 #define BURST 64        /* messages taken from a link before the next one has its turn */
 #define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
-#define EAGER_NS 3000u    /* an answer is most likely at once */
+#define EAGER_NS 3000u  /* an answer is most likely at once */
 #define CONNECT_RETRY_NS 2000000u
-#define SEND_PATIENCE_NS 10000000000u /* of functions without a deadline */
+#define SEND_PATIENCE_NS 10000000000u /* while a queue is full */
 
 bool rr_hosted(const struct rr_worker *w, int function)
 {
     if (!w->remote)
         return true;
+    if (function == RR_NODE_INPUT) /* who gives the input gets the result */
+        return w->remote->self < 0;
     return w->remote->self < 0 ? !w->wf->functions[function].isolated : function == w->remote->self;
 }
 
@@ -155,7 +157,8 @@ static void packet_done(void *user, void *cookie, bool acked, bool lost)
     struct remote *rm = user;
     struct message *m = cookie, **last = &rm->again;
 
-    if (lost && !acked && at_least_once(rm, m->edge) && !rm->stopping && !rm->ended) {
+    if (lost && !acked && at_least_once(rm, m->edge) && m->run == rm->run && !rm->stopping &&
+        !rm->ended) {
         while (*last)
             last = &(*last)->next;
         m->next = NULL;
@@ -276,6 +279,7 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
     int r = make_sendable(w, m, err);
 
     m->edge = edge;
+    m->run = run;
     m->attempt = 1;
     if (r == 0)
         to_packet(rm, m, edge, status, &p);
@@ -538,7 +542,7 @@ static int mark_delivery(struct message *m)
 void rr_remote_new_run(struct remote *rm, uint64_t run)
 {
     if (run <= rm->run)
-        return;
+        return; /* heard twice: in a message, and from the parent */
     rm->run = run;
     rr_queue_drain(rm->w);
     drop_again(rm);
