@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,12 +37,14 @@ class Result:
 
 
 class Runner:
-    def __init__(self, folder, cache):
+    def __init__(self, folder, cache, sockets):
         self.folder = folder
+        self.sockets = sockets
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "ROADRUNNER_CACHE_DIR": str(cache),
+            "XDG_RUNTIME_DIR": str(sockets),
         }
         self.env.update(
             {
@@ -108,4 +111,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def rr(tmp_path, cache):
-    return Runner(tmp_path, cache)
+    # Short, as the paths of sockets have to be, and open to the user that workers become.
+    with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as sockets:
+        os.chmod(sockets, 0o755)
+        yield Runner(tmp_path, cache, Path(sockets))

@@ -46,6 +46,7 @@ class Run:
 
     def __init__(self, rr, path, data, *args):
         self.out = rr.folder / "out"
+        self.env = rr.env
         (rr.folder / "in").write_bytes(data)
         self.p = subprocess.Popen(
             [BIN, "run", path, rr.folder / "in", "-o", self.out, "--json", *args],
@@ -109,7 +110,7 @@ def reliable(a, b, attempts=3):
 def assert_clean(run):
     memory = run.report["memory"]
     assert memory["live_regions"] == 0 and memory["live_bytes"] == 0, memory
-    assert not [p for p in Path("/tmp").glob("roadrunner-*/*.sock")], "sockets are left"
+    assert not list(Path(run.env["XDG_RUNTIME_DIR"]).iterdir()), "sockets are left"
 
 
 # --- it works --------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def test_at_most_once_fails_and_names_the_dead(rr, victim, wait):
 
 
 @pytest.mark.parametrize("victim", ["slow", "a", "b"])
-@pytest.mark.parametrize("data", [b"small", DATA])
+@pytest.mark.parametrize("data", [b"small", DATA], ids=["small", "large"])
 def test_at_least_once_survives(rr, victim, data):
     run = Run(rr, chain(rr, True, env={"MS": "500"}), data)
     first = run.await_line("begin")
@@ -273,7 +274,7 @@ def test_workers_go_with_their_parent(rr):
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.01)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    assert not list(Path("/tmp").glob("roadrunner-??????"))
+    assert not list(rr.sockets.iterdir())
 
 
 def test_ctrl_c(rr):
@@ -342,7 +343,7 @@ def test_hostile_peer_is_turned_away(rr, case):
     run = Run(rr, chain(rr, False, env={"MS": "600"}), DATA)
     run.await_line("begin")
     pid = run.worker("b")
-    (path,) = Path("/tmp").glob("roadrunner-??????/b.sock")
+    (path,) = rr.sockets.glob("*/b.sock")
     fds = len(os.listdir(f"/proc/{pid}/fd"))
     for _ in range(20):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
@@ -363,7 +364,7 @@ def test_hostile_peer_is_turned_away(rr, case):
 def test_folder_of_sockets_is_private(rr):
     run = Run(rr, chain(rr, False, env={"MS": "300"}), b"x")
     run.await_line("begin")
-    (folder,) = Path("/tmp").glob("roadrunner-??????")
+    (folder,) = rr.sockets.iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700
     run.end()
     assert run.status == 0
