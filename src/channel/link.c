@@ -224,16 +224,19 @@ static int receive_note(const struct rr_link *link, struct note *note, int fds[M
     ssize_t n;
     int r;
 
+    /* A peer that closes with something unread resets us: told once, before what it had sent. */
     do
         n = recvmsg(link->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
+    while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n < 0)
         return errno == EAGAIN ? -EAGAIN : -EPIPE;
     r = take_fds(&m, fds, ret_n);
     if (r < 0)
         return r;
-    if (n == 0)
+    if (n == 0) { /* an end, or an empty note, which may carry descriptors */
+        close_fds(fds, *ret_n);
         return -EPIPE;
+    }
     if (n == sizeof(*note) && memcmp(note->magic, MAGIC, sizeof(note->magic)) == 0)
         return 0;
     close_fds(fds, *ret_n);
@@ -580,7 +583,7 @@ static const char *check_record(const struct record *h, uint32_t len)
         return "a record has too much metadata";
     if (h->slot_bytes != 64 * RR_MIB && h->slot_bytes != RR_GIB)
         return "a record names a slot of no known size";
-    if (h->window % (64 * RR_MIB) || h->window < RR_GIB || h->window > 3 * RR_GIB - h->slot_bytes)
+    if (h->window % h->slot_bytes || h->window < RR_GIB || h->window > 3 * RR_GIB - h->slot_bytes)
         return "a record names a window that is none";
     if (in_ring && (h->len > RR_LINK_INLINE || inline_at(h->meta_len) + h->len != len))
         return "a record is not as long as it says";
@@ -606,8 +609,8 @@ static int borrow(struct rr_link *link, const struct record *h, struct rr_packet
         return broke(link, err,
                      s ? "it sends a region that we have already"
                        : "it sends a region that it did not lend");
-    if (h->offset + h->len > rr_region_slot_bytes(s->region))
-        return broke(link, err, "a record's payload lies outside of its slot");
+    if (h->slot_bytes != rr_region_slot_bytes(s->region)) /* or it would not fit its window */
+        return broke(link, err, "a record names another slot than the one it is in");
     s->lent = true;
     s->seq = h->seq;
     rr_region_borrow(s->region, h->offset + h->len, h->flags & RECORD_SHARED);
@@ -641,7 +644,7 @@ int rr_link_receive(struct rr_link *link, struct rr_packet *ret, struct rr_error
         .edge = h.edge,
         .attempt = h.attempt,
         .len = h.len,
-        .offset = h.offset,
+        .offset = h.flags & RECORD_INLINE ? 0 : h.offset,
         .window = h.window,
         .slot_bytes = h.slot_bytes,
         .status = h.status,
