@@ -16,6 +16,7 @@
 #define MAGIC "RRLINK\0"
 #define MAX_SLOTS 65536u /* regions that one link may lend */
 #define MAX_FDS 2
+#define MAX_NOTES 4096
 #define BACKLOG 128
 
 static const char peer_hint[] = "the peer is broken, hostile or of another version; restart it";
@@ -383,6 +384,8 @@ static int on_note(struct rr_link *link, const struct note *note, int *fds, size
     if (link->sender && note->type == NOTE_REFUSED) {
         snprintf(text, sizeof(text), "it refused us: %.*s", (int)sizeof(note->text) - 1,
                  note->text);
+        for (char *p = text; *p; p++)
+            *p = (unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p;
         return broke(link, err, text);
     }
     return broke(link, err, "it sent what nobody expects");
@@ -394,7 +397,8 @@ static int read_socket(struct rr_link *link, struct rr_error *err)
     struct note note;
     size_t n_fds = 0;
 
-    for (;;) {
+    /* bounded: a peer that never stops is not to keep us here; poll tells of the rest */
+    for (int n = 0; n < MAX_NOTES; n++) {
         r = receive_note(link, &note, fds, &n_fds);
         if (r == -EAGAIN)
             return 0;
@@ -407,6 +411,7 @@ static int read_socket(struct rr_link *link, struct rr_error *err)
         if (r)
             return r;
     }
+    return 0;
 }
 
 /* --- sender ---------------------------------------------------------------------------------- */

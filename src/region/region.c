@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -165,7 +167,6 @@ static int create(struct rr_arena *arena, enum rr_backing backing, uint64_t slot
                                  .backing = backing,
                                  .slot_bytes = slot_bytes,
                                  .map_bytes = slot_bytes,
-                                 .number = atomic_fetch_add(&arena->next_number, 1),
                                  .fd = -1};
     region->home = rr_reserve(slot_bytes, slot_bytes);
     if (!region->home) {
@@ -756,8 +757,10 @@ int rr_region_fd(const struct rr_region *region)
     return region->fd;
 }
 
-uint32_t rr_region_number(const struct rr_region *region)
+uint32_t rr_region_number(struct rr_region *region)
 {
+    if (!region->number)
+        region->number = 1 + atomic_fetch_add(&region->arena->next_number, 1);
     return region->number;
 }
 
@@ -775,6 +778,7 @@ static int check_memfd(int fd, uint64_t slot_bytes, struct rr_error *err)
 {
     static const char hint[] = "the peer is broken or hostile; restart it";
     int seals = fcntl(fd, F_GET_SEALS);
+    struct statfs fs;
     struct stat st;
 
     if (slot_bytes != 64 * RR_MIB && slot_bytes != RR_GIB)
@@ -783,8 +787,12 @@ static int check_memfd(int fd, uint64_t slot_bytes, struct rr_error *err)
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))
         return rr_error_set(err, RR_E_INVALID, hint,
                             "a peer lends memory that is not sealed against shrinking");
-    if (seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+    if ((seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) ||
+        (fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR)
         return rr_error_set(err, RR_E_INVALID, hint, "a peer lends memory that is read-only");
+    /* of pages that are reserved ahead, touching one too many is SIGBUS */
+    if (fstatfs(fd, &fs) < 0 || fs.f_type == HUGETLBFS_MAGIC)
+        return rr_error_set(err, RR_E_INVALID, hint, "a peer lends memory of hugetlbfs");
     if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != slot_bytes)
         return rr_error_set(err, RR_E_INVALID, hint,
                             "a peer lends memory that is not as long as its slot");

@@ -113,8 +113,8 @@ int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct r
 
 /* The memfd of a region, borrowed, to lend to a peer; -1: it has none. */
 int rr_region_fd(const struct rr_region *region);
-/* Distinct for each region of an arena that lives at the same time; small numbers. */
-uint32_t rr_region_number(const struct rr_region *region);
+/* Distinct for each region of an arena; given when it is first asked for, from 1. */
+uint32_t rr_region_number(struct rr_region *region);
 /* A peer that held it has died, and somebody it lent it to may use it still: it is not to be
  * pooled when it is put back, but unmapped. */
 void rr_region_forsake(struct rr_region *region);

@@ -395,6 +395,63 @@ static void test_limits(void **state)
     assert_true(err.hint[0]);
 }
 
+static void ignore(void *data, struct rr_region *region)
+{
+    (void)data;
+    (void)region;
+}
+
+/* What a peer lends must not be able to turn a load into SIGBUS. */
+static void test_import_refuses(void **state)
+{
+    static const struct {
+        const char *what;
+        unsigned int flags, seals;
+        uint64_t bytes, says;
+        bool read_only;
+        int want;
+    } cases[] = {
+        {"good", 0, F_SEAL_SHRINK | F_SEAL_GROW, SMALL, SMALL, false, 0},
+        {"unsealed", 0, 0, SMALL, SMALL, false, RR_E_INVALID},
+        {"may shrink", 0, F_SEAL_GROW, SMALL, SMALL, false, RR_E_INVALID},
+        {"may grow", 0, F_SEAL_SHRINK, SMALL, SMALL, false, RR_E_INVALID},
+        {"small", 0, F_SEAL_SHRINK | F_SEAL_GROW, SMALL - 4096, SMALL, false, RR_E_INVALID},
+        {"large", 0, F_SEAL_SHRINK | F_SEAL_GROW, LARGE, SMALL, false, RR_E_INVALID},
+        {"odd slot", 0, F_SEAL_SHRINK | F_SEAL_GROW, 4096, 4096, false, RR_E_INVALID},
+        {"write-sealed", 0, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, SMALL, SMALL, false,
+         RR_E_INVALID},
+        {"read-only", 0, F_SEAL_SHRINK | F_SEAL_GROW, SMALL, SMALL, true, RR_E_INVALID},
+        {"hugetlb", MFD_HUGETLB, F_SEAL_SHRINK | F_SEAL_GROW, SMALL, SMALL, false, RR_E_INVALID},
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        int fd = memfd_create("peer", MFD_CLOEXEC | MFD_ALLOW_SEALING | cases[i].flags);
+        struct rr_region *r = NULL;
+        struct rr_error err = {0};
+        char path[64];
+        int got;
+
+        assert_true(fd >= 0);
+        assert_int_equal(ftruncate(fd, (off_t)cases[i].bytes), 0);
+        assert_int_equal(fcntl(fd, F_ADD_SEALS, cases[i].seals), 0);
+        if (cases[i].read_only) {
+            int writable = fd;
+
+            snprintf(path, sizeof(path), "/proc/self/fd/%d", writable);
+            fd = open(path, O_RDONLY | O_CLOEXEC);
+            close(writable);
+        }
+        got = rr_region_import(f->arena, fd, cases[i].says, ignore, NULL, &r, &err);
+        if (got != cases[i].want)
+            fail_msg("%s: %d: %s", cases[i].what, got, err.text);
+        if (got)
+            close(fd);
+        else
+            rr_region_close(r);
+    }
+}
+
 static void test_move_and_swap_pages(void **state)
 {
     static const uint64_t offsets[] = {0, 4096, 2 * RR_MIB, 3 * RR_MIB + 8192};
@@ -631,6 +688,7 @@ int main(void)
         cmocka_unit_test(test_warm_and_ceiling),
         cmocka_unit_test(test_pressure_gives_the_pool_back),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_import_refuses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_move_and_swap_pages, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset_mends_a_patched_region, setup, teardown),
         cmocka_unit_test_setup_teardown(test_no_hole, setup, teardown),
