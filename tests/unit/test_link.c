@@ -869,14 +869,14 @@ static void test_records(void **state)
                            .slot_bytes = cases[i].slot_bytes,
                            .flags = cases[i].flags,
                            .meta_len = cases[i].meta_len,
-                           .number = cases[i].number};
+                           .number = cases[i].number + 1}; /* they begin at 1 */
         struct rr_region *region;
         struct rr_packet p;
         struct pair x;
         uint8_t *to;
 
         new_pair(&x);
-        region = new_region(&x.from, "hello"); /* number 0 */
+        region = new_region(&x.from, "hello"); /* the first */
         p = region_packet(region, 5);
         assert_int_equal(rr_link_send(x.s, &p, NULL, &x.err), 0);
         rr_region_put(receive(&x).region);
@@ -906,7 +906,9 @@ static void test_backs(void **state)
                  {0, BACK_ACK, 1, true},
                  {0, BACK_ACK, 2, false},
                  {0, 0, 1, false},
-                 {0, 3, 1, false},
+                 {0, BACK_LOST, 1, true},
+                 {0, BACK_LOST, 2, false},
+                 {0, 4, 1, false},
                  {1, BACK_ACK, 1, true},
                  {1, BACK_FREED, 1, false},
                  {1, BACK_ACK, 2, false},
