@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,15 @@ class Result:
 
 
 class Runner:
-    def __init__(self, folder, cache):
-        self.folder = folder
+    def __init__(self, folder, cache, sockets=None):
+        self.folder, self.sockets = folder, sockets
         self.env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "ROADRUNNER_CACHE_DIR": str(cache),
         }
+        if sockets:
+            self.env["XDG_RUNTIME_DIR"] = str(sockets)
         self.env.update(
             {
                 k: v
@@ -108,4 +111,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def rr(tmp_path, cache):
-    return Runner(tmp_path, cache)
+    """With a folder for sockets of its own; a short name, and open to the workers of root."""
+    with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as sockets:
+        os.chmod(sockets, 0o711)
+        yield Runner(tmp_path, cache, Path(sockets))

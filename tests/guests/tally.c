@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * For one reused instance: counts messages of flood.c, each of which must come once, and says what
- * it has seen so far: "tally COUNT of sum SUM, N twice". Takes MS milliseconds over each.
+ * has come so far, and when this one came, in us. Takes MS milliseconds over each.
  */
 #include <roadrunner.h>
 #include <time.h>
@@ -34,9 +34,5 @@ int rr_handle(void)
         ;
     rr_logf(RR_INFO, "tally %llu sum %llu twice %llu at %llu", (unsigned long long)count,
             (unsigned long long)sum, (unsigned long long)twice, (unsigned long long)begin);
-    char *out = rr_alloc("out", 8);
-    if (!out)
-        return 2;
-    memset(out, 0, 8);
-    return rr_return(out, 8);
+    return 0;
 }

@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kills worker processes at random moments, and checks that every message arrives all the same.
 
-    tests/soak/kills.py [--kills N] [--minutes M] [--seed S] [--build DIR] [--verbose]
+    tests/soak/kills.py [--kills N] [--minutes M] [--overlap] [--seed S] [--build DIR] [--verbose]
 
 Each session is one `roadrunner run --repeat` of functions in processes of their own, on edges with
 at-least-once delivery; sessions take turns at a chain and a fan-out with a join, small messages and
-large ones. The last function checks every run's result. The last line is `N kills, M runs, 0
-failed`; exit status 1 when something failed.
+large ones. A kill waits until the workers have got over the one before: a message whose sender and
+receiver die together may be lost, which --overlap shows. The last function checks every run's
+result. The last line is `N kills, M runs, 0 failed`; exit status 1 when something failed.
 """
 
 import argparse
@@ -135,7 +136,7 @@ def is_stopped(pid):
 class Session:
     def __init__(self, options, flow, repeat, progress):
         self.options, self.flow, self.repeat, self.progress = options, flow, repeat, progress
-        self.kills = self.runs = 0
+        self.kills = self.runs = self.begun = 0
         self.samples, self.failures, self.log = [], [], []
 
     def run(self, budget, until):
@@ -153,7 +154,7 @@ class Session:
             begin = time.monotonic()
             self.start(path)
             self.kill_some(budget, until, begin + 3 * SESSION_S)
-            self.await_end(120)
+            self.await_end(60)
             self.seconds = time.monotonic() - begin
             self.check()
         return self
@@ -170,7 +171,9 @@ class Session:
     def read(self):
         for line in self.p.stderr:
             text = line.decode(errors="replace").rstrip()
-            if ": begin " not in text:
+            if ": begin " in text:
+                self.begun += 1
+            else:
                 self.log.append(text)
 
     def look(self):
@@ -179,25 +182,40 @@ class Session:
         if one and self.p.poll() is None:
             self.samples.append(one)
 
+    def settled(self, since):
+        """All workers are back, and a whole run has passed since the last kill."""
+        if self.options.overlap:
+            return True
+        names = set()
+        for pid in workers_of(self.p.pid):
+            try:
+                names.add(Path(f"/proc/{pid}/comm").read_text().strip())
+            except OSError:
+                pass
+        return names >= set(self.functions) and self.begun >= since + 2 * len(self.functions)
+
     def kill_some(self, budget, until, latest):
-        stopped = {}
-        while self.p.poll() is None:
+        stopped, since = {}, 0
+        while self.p.poll() is None and time.monotonic() < latest + 30:
             now = time.monotonic()
             self.look()
             stopped = {pid: end for pid, end in stopped.items() if is_stopped(pid)}
             for pid, end in stopped.items():
                 if now > end:
                     hit(pid, signal.SIGCONT)  # some go on before anybody noticed, some too late
-            # others wait for one that is stopped: those must not all be killed many times
+            # with --overlap: others wait for one that is stopped, and are not to die many times
             time.sleep(min(1, random.expovariate(1 / (PAUSE_S if not stopped else 10 * PAUSE_S))))
             workers = [pid for pid in workers_of(self.p.pid) if pid not in stopped]
             if self.kills >= budget or now > min(until, latest) or not workers:
+                continue
+            if not self.settled(since):
                 continue
             pid = random.choice(workers)
             stop = random.random() < STOPS and not stopped
             if not hit(pid, signal.SIGSTOP if stop else signal.SIGKILL):
                 continue
             self.kills += 1
+            since = self.begun
             if stop:
                 stopped[pid] = now + random.uniform(0, 2 * SILENCE_S)
 
@@ -274,6 +292,7 @@ def parse():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--kills", type=int, default=1000, help="end after so many (default 1000)")
     p.add_argument("--minutes", type=float, default=5, help="or after so long (default 5)")
+    p.add_argument("--overlap", action="store_true", help="kill one while another is down, too")
     p.add_argument("--seed", type=int, default=None, help="of the random moments")
     p.add_argument("--build", type=Path, default=ROOT / "build", help="build folder")
     p.add_argument("--verbose", action="store_true", help="a line for each session")
