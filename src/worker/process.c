@@ -329,6 +329,7 @@ static int start(struct remote *rm, struct child *c, struct rr_error *err)
     c->n_starts++;
     c->answered = 0;
     c->asked_ns = 0;
+    c->started_ns = rr_now_ns();
     atomic_store(&c->pulse->handling_since_ns, 0);
     rr_remote_watch(rm, c->control_fd);
     return 0;
@@ -624,8 +625,13 @@ static void ask_all(struct remote *rm, struct round *round)
 {
     struct control c = {.word = WORD_ASK, .run = rm->run, .a = ++rm->question};
 
-    for (size_t n = 0; n < rm->n_children; n++)
-        rm->children[n].asked_ns = rm->children[n].isolated ? rr_now_ns() : 0;
+    for (size_t n = 0; n < rm->n_children; n++) {
+        struct child *child = &rm->children[n];
+
+        if (!child->asked_ns)
+            child->seen_ns = rr_now_ns(); /* its silence begins now */
+        child->asked_ns = child->isolated ? rr_now_ns() : 0;
+    }
     tell_all(rm, &c);
     round->asked = true;
     round->idle_words = rm->n_idle_words;
@@ -661,6 +667,10 @@ static void check_silence(struct remote *rm)
         uint64_t since = atomic_load(&c->pulse->handling_since_ns);
         uint64_t deadline = rm->w->wf->functions[n].deadline_ns;
 
+        if (c->control_fd >= 0 && !c->ready && now - c->started_ns > READY_NS) {
+            c->silent = true;
+            syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+        }
         if (!c->asked_ns || c->control_fd < 0 || handled != c->seen_handled) {
             c->seen_handled = handled;
             c->seen_ns = now;

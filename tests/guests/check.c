@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Passes its inputs' first on, when all of them have the hash SUM (a decimal number); else fails with 9. */
+/* Passes its inputs' first on, when all of them have the hash SUM (a decimal number); else fails
+ * with 9. */
 #include <roadrunner.h>
 
 static uint64_t hash(const uint8_t *p, uint64_t len)

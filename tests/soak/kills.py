@@ -301,6 +301,7 @@ def parse():
 
 def main():
     options = parse()
+    options.build = options.build.resolve()
     options.guests = options.build / "guests/tests"
     random.seed(options.seed)
     end = time.monotonic() + 60 * options.minutes
