@@ -4,11 +4,13 @@ BUILD ?= build
 PREFIX ?=
 DESTDIR ?=
 ONLY ?=
+KILLS ?=
+MINUTES ?=
 MESON_ARGS ?=
 
 ENGINE = $(if $(findstring engine=system,$(MESON_ARGS))$(findstring engine_dir=,$(MESON_ARGS)),true,tools/build-engine)
 
-.PHONY: all build setup demo test bench check install clean help
+.PHONY: all build setup demo test soak bench check install clean help
 
 all: setup
 	@$(MAKE) --no-print-directory build
@@ -42,6 +44,13 @@ test:
 	@$(MAKE) --no-print-directory build TESTS=1
 	@tools/run-tests $(BUILD)
 
+soak:
+	@tools/setup build guests
+	@$(MAKE) --no-print-directory build
+	@ninja -C $(BUILD) guests
+	@tests/soak/kills.py --build $(BUILD) $(if $(KILLS),--kills $(KILLS)) \
+		$(if $(MINUTES),--minutes $(MINUTES))
+
 bench:
 	@tools/setup build guests
 	@tools/setup bench || echo "bench: going on without the peers that these packages hold" >&2
@@ -65,6 +74,7 @@ help:
 	@echo "make                          build $(BUILD)/roadrunner (installs what is missing, when it may)"
 	@echo "make demo                     run the photo pipeline, and say where the result lies"
 	@echo "make test                     all tests; ends with the line N passed, N failed"
+	@echo "make soak [KILLS=n MINUTES=m] workers killed at random moments; ends with N kills, M runs, N failed"
 	@echo "make bench [ONLY=name]        benchmarks; writes $(BUILD)/bench.json"
 	@echo "make check                    what CI runs: tests, sanitizers, fuzzing, linters"
 	@echo "make install [DESTDIR= PREFIX=]"

@@ -731,6 +731,8 @@ static int greet(struct rr_link *link, const char *from, const char *to, struct 
     snprintf(hello.hello.from, sizeof(hello.hello.from), "%s", from);
     snprintf(hello.hello.to, sizeof(hello.hello.to), "%s", to);
     r = send_note(link, &hello, fds, 2);
+    if (r == -EPIPE || r == -ECONNRESET) /* it died before it accepted us */
+        return -EAGAIN;
     return r < 0 ? system_error(err, "cannot greet a peer", -r) : 0;
 }
 

@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 #define BACKOFF_MAX_NS 5000000000ull
 #define STOP_NS 1000000000u    /* for workers to end by themselves */
 #define COLLECT_NS 1000000000u /* for lent regions to come back after a run */
+#define KILLED_STARTS 10       /* in a row, before a worker counts as one that does not start */
 #define NOBODY 65534
 
 /* --- the zygote ------------------------------------------------------------------------------ */
@@ -255,7 +257,8 @@ static bool outlives(const struct remote *rm, const struct child *c)
     for (size_t n = 0; n < wf->n_edges; n++)
         if (wf->edges[n].to == c->function && !wf->edges[n].at_least_once)
             return false;
-    return c->ready; /* one that does not even start will not do better */
+    /* one that does not even start will not do better, unless somebody else ended it */
+    return c->ready || (c->reaped && WIFSIGNALED(c->status) && c->n_starts < KILLED_STARTS);
 }
 
 static void died(struct remote *rm, struct child *c)
@@ -326,6 +329,7 @@ static int start(struct remote *rm, struct child *c, struct rr_error *err)
     c->n_starts++;
     c->answered = 0;
     c->asked_ns = 0;
+    c->started_ns = rr_now_ns();
     atomic_store(&c->pulse->handling_since_ns, 0);
     rr_remote_watch(rm, c->control_fd);
     return 0;
@@ -440,6 +444,7 @@ void rr_processes_hear(struct remote *rm)
 static int make_dir(struct remote *rm, struct rr_error *err)
 {
     const char *base = getenv("XDG_RUNTIME_DIR");
+    struct stat st;
     bool plain = true;
 
     for (size_t n = 0; n < rm->w->wf->n_functions; n++)
@@ -451,6 +456,8 @@ static int make_dir(struct remote *rm, struct rr_error *err)
     rm->domain.uids[1] = rm->child_uid == NOBODY ? NOBODY : geteuid();
     if (!base || *base != '/' || strlen(base) > 40)
         base = "/tmp";
+    if (rm->child_uid == NOBODY && (stat(base, &st) < 0 || !(st.st_mode & S_IXOTH)))
+        base = "/tmp"; /* what systemd gives root is closed to the workers */
     snprintf(rm->domain.dir, sizeof(rm->domain.dir), "%s/roadrunner-XXXXXX", base);
     if (!mkdtemp(rm->domain.dir) ||
         (rm->child_uid == NOBODY && chown(rm->domain.dir, rm->child_uid, rm->child_gid) < 0)) {
@@ -618,8 +625,13 @@ static void ask_all(struct remote *rm, struct round *round)
 {
     struct control c = {.word = WORD_ASK, .run = rm->run, .a = ++rm->question};
 
-    for (size_t n = 0; n < rm->n_children; n++)
-        rm->children[n].asked_ns = rm->children[n].isolated ? rr_now_ns() : 0;
+    for (size_t n = 0; n < rm->n_children; n++) {
+        struct child *child = &rm->children[n];
+
+        if (!child->asked_ns)
+            child->seen_ns = rr_now_ns(); /* its silence begins now */
+        child->asked_ns = child->isolated ? rr_now_ns() : 0;
+    }
     tell_all(rm, &c);
     round->asked = true;
     round->idle_words = rm->n_idle_words;
@@ -655,6 +667,10 @@ static void check_silence(struct remote *rm)
         uint64_t since = atomic_load(&c->pulse->handling_since_ns);
         uint64_t deadline = rm->w->wf->functions[n].deadline_ns;
 
+        if (c->control_fd >= 0 && !c->ready && now - c->started_ns > READY_NS) {
+            c->silent = true;
+            syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+        }
         if (!c->asked_ns || c->control_fd < 0 || handled != c->seen_handled) {
             c->seen_handled = handled;
             c->seen_ns = now;

@@ -45,8 +45,7 @@ class Run:
     """A run in the background whose lines on stderr can be waited for."""
 
     def __init__(self, rr, path, data, *args):
-        self.out = rr.folder / "out"
-        self.env = rr.env
+        self.out, self.sockets = rr.folder / "out", rr.sockets
         (rr.folder / "in").write_bytes(data)
         self.p = subprocess.Popen(
             [BIN, "run", path, rr.folder / "in", "-o", self.out, "--json", *args],
@@ -110,7 +109,7 @@ def reliable(a, b, attempts=3):
 def assert_clean(run):
     memory = run.report["memory"]
     assert memory["live_regions"] == 0 and memory["live_bytes"] == 0, memory
-    assert not list(Path(run.env["XDG_RUNTIME_DIR"]).iterdir()), "sockets are left"
+    assert not [p for p in run.sockets.glob("roadrunner-*/*.sock")], "sockets are left"
 
 
 # --- it works --------------------------------------------------------------------------------
@@ -274,7 +273,7 @@ def test_workers_go_with_their_parent(rr):
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in workers):
         time.sleep(0.01)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    assert not list(rr.sockets.iterdir())
+    assert not list(rr.sockets.glob("roadrunner-??????"))
 
 
 def test_ctrl_c(rr):
@@ -302,6 +301,134 @@ def test_killed_between_runs(rr):
         os.kill(run.worker("b"), signal.SIGKILL)
     run.end()
     assert run.status == 0 and run.out.read_bytes() == b"x", run.err
+
+
+# --- many messages ---------------------------------------------------------------------------
+
+
+def tallies(run):
+    """[(count, sum, twice, begin in us)], by what the counting functions said."""
+    found = {}
+    for line in run.lines:
+        if ": tally " in line:
+            name, _, words = line.partition(": ")
+            number = [int(word) for word in words.split()[1::2]]
+            found.setdefault(name, []).append(number)
+    return found
+
+
+def flood(rr, number, size, limits, slow_ms, extra=None, delivery=None):
+    """A sender in a process; a slow receiver in another; with @extra, a fast one in a third."""
+    make = delivery or (lambda a, b: edge(a, b, "64MiB"))
+    env = {"N": str(number), "SIZE": str(size)} | ({"BOTH": "1"} if extra else {})
+    functions = {
+        "flood": {"module": "flood", "env": env, "deadline": "30s"},
+        "slow": {"module": "tally", "instances": 1, "env": {"MS": str(slow_ms)}},
+    }
+    edges = [edge("input", "flood"), make("flood.each", "slow")]
+    if extra:
+        functions[extra] = {"module": "tally", "instances": 1}
+        edges.append(make("flood.other", extra))
+    return flow(rr, functions, edges, "flood", **({"limits": limits} if limits else {}))
+
+
+def memfd_bytes(pid):
+    """What the memory that a process has descriptors of takes: its messages, and rings."""
+    found = {}
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            if os.readlink(fd).startswith("/memfd:"):
+                st = os.stat(fd)
+                found[st.st_ino] = st.st_blocks * 512
+        except OSError:
+            pass
+    return sum(found.values())
+
+
+@pytest.mark.parametrize(
+    "size, limits, held",
+    [
+        (3 * MIB, {"queue_messages": 4}, 4),
+        (3 * MIB, {"queue_bytes": "8MiB"}, 2),
+        (64, {"queue_messages": 4}, None),
+    ],
+)
+def test_a_full_queue_holds_its_sender(rr, size, limits, held):
+    number = 60
+    run = Run(rr, flood(rr, number, size, limits, 10), b"")
+    sender, peak = run.worker("flood"), 0
+    while run.p.poll() is None:
+        try:
+            peak = max(peak, memfd_bytes(sender))
+        except OSError:
+            break
+        time.sleep(0.002)
+    run.end()
+    assert run.status == 0, run.err
+    assert tallies(run)["slow"][-1][:3] == [number, sum(range(number)), 0]
+    if held:  # what waits, what is being written, and rings
+        assert held * size <= peak + size and peak <= (held + 2) * size + 4 * MIB, peak
+    assert_clean(run)
+
+
+def test_a_slow_receiver_does_not_slow_another(rr):
+    """The sender waits for the slow one; what it has sent to the fast one by then is handled."""
+    number = 30
+    path = flood(rr, number, 3 * MIB, {"queue_messages": 4}, 20, extra="fast")
+    run = Run(rr, path, b"").end()
+    assert run.status == 0, run.err
+    found = tallies(run)
+    for name in ("slow", "fast"):
+        assert found[name][-1][:3] == [number, sum(range(number)), 0], name
+    # number n leaves to the fast one once n - 4 or so are done at the slow one
+    for n in range(8, number):
+        assert found["fast"][n][3] < found["slow"][n][3], n
+    assert_clean(run)
+
+
+@pytest.mark.parametrize("victim", ["middle", "flood"])
+@pytest.mark.parametrize("size, number", [(64, 300), (256 * KIB, 100)])
+def test_a_burst_arrives_exactly_once(rr, victim, size, number):
+    """The receiver that counts is in the parent; a worker before it dies in the middle."""
+    functions = {
+        "flood": {"module": "flood", "env": {"N": str(number), "SIZE": str(size)}},
+        "middle": {"module": "slow", "env": {"MS": "4"}},
+        "count": {"module": "tally", "instances": 1, "isolation": "worker"},
+    }
+    # what waits in the queue of a worker that dies has used an attempt, too
+    edges = [reliable("input", "flood"), reliable("flood.each", "middle", attempts=10)]
+    edges.append(edge("middle", "count", "64MiB"))
+    run = Run(rr, flow(rr, functions, edges, "flood"), b"x")
+    for n in range(1, 4):
+        run.await_line("tally", n * number // 5)
+        os.kill(run.worker(victim), signal.SIGKILL)
+        if victim == "flood":
+            break
+    run.end()
+    assert run.status == 0, run.err
+    assert tallies(run)["count"][-1][:3] == [number, sum(range(number)), 0]
+    assert_clean(run)
+
+
+def test_many_runs_leak_no_descriptors(rr):
+    functions = {"a": "echo", "slow": {"module": "slow", "env": {"MS": "5"}}, "b": "echo"}
+    names = ["input", "a", "slow", "b"]
+    edges = [reliable(x, y) for x, y in zip(names, names[1:], strict=False)]
+    run = Run(rr, flow(rr, functions, edges, "b"), b"x" * MIB, "--repeat", "200")
+    counts = {}
+    while run.p.poll() is None:
+        begun = sum(": begin " in line for line in run.lines)
+        try:
+            counts[begun] = len(os.listdir(f"/proc/{run.p.pid}/fd"))
+        except OSError:
+            break
+        time.sleep(0.005)
+    run.end()
+    assert run.status == 0 and run.report["runs"] == 200, run.err
+    early = [count for begun, count in counts.items() if 20 <= begun < 60]
+    late = [count for begun, count in counts.items() if 160 <= begun < 200]
+    assert early and late and max(late) <= max(early), counts
+    assert_clean(run)
 
 
 # --- hostile peers ---------------------------------------------------------------------------
@@ -343,7 +470,7 @@ def test_hostile_peer_is_turned_away(rr, case):
     run = Run(rr, chain(rr, False, env={"MS": "600"}), DATA)
     run.await_line("begin")
     pid = run.worker("b")
-    (path,) = rr.sockets.glob("*/b.sock")
+    (path,) = rr.sockets.glob("roadrunner-??????/b.sock")
     fds = len(os.listdir(f"/proc/{pid}/fd"))
     for _ in range(20):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
@@ -364,7 +491,7 @@ def test_hostile_peer_is_turned_away(rr, case):
 def test_folder_of_sockets_is_private(rr):
     run = Run(rr, chain(rr, False, env={"MS": "300"}), b"x")
     run.await_line("begin")
-    (folder,) = rr.sockets.iterdir()
+    (folder,) = rr.sockets.glob("roadrunner-??????")
     assert folder.stat().st_mode & 0o777 == 0o700
     run.end()
     assert run.status == 0
