@@ -12,6 +12,7 @@ result. The last line is `N kills, M runs, 0 failed`; exit status 1 when somethi
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -73,10 +74,8 @@ def workflow(folder, guests, edges, data):
 def children_of(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
+        with contextlib.suppress(OSError):
             found += [int(word) for word in task.read_text().split()]
-        except OSError:
-            pass
     return found
 
 
@@ -188,10 +187,8 @@ class Session:
             return True
         names = set()
         for pid in workers_of(self.p.pid):
-            try:
+            with contextlib.suppress(OSError):
                 names.add(Path(f"/proc/{pid}/comm").read_text().strip())
-            except OSError:
-                pass
         return names >= set(self.functions) and self.begun >= since + 2 * len(self.functions)
 
     def kill_some(self, budget, until, latest):
