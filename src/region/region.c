@@ -577,13 +577,22 @@ static int move_refused(struct rr_region *region, uint8_t *dst, uint64_t bytes, 
     return move_by_copy(region, dst, bytes, err);
 }
 
-int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct rr_error *err)
+int rr_cover(const struct rr_cover *cover, struct rr_error *err)
 {
-    uint8_t *to = dst ? dst : region->home;
+    if (!cover->at || map_anonymous(cover->at, cover->bytes) == 0)
+        return 0;
+    return rr_error_set(err, RR_E_SYSTEM, "free memory mappings",
+                        "cannot take a message's memory away from its sender: %s", strerror(errno));
+}
+
+/* @later: out: what is left to be covered */
+static int move(struct rr_region *region, uint8_t *to, uint64_t bytes, struct rr_cover *later,
+                struct rr_error *err)
+{
     uint8_t *from = region->at;
-    bool anonymous = region->backing == RR_ANON;
     int r = 0;
 
+    *later = (struct rr_cover){0};
     if (to == from)
         return 0;
     region->warm_bytes =
@@ -597,16 +606,28 @@ int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct r
         atomic_fetch_add(&region->arena->moves, 1);
         /* A home that is left shows the file still, but only to us, and is mapped over when the
          * region comes back. */
-        if (!anonymous && from != region->home && map_anonymous(from, region->map_bytes) < 0)
-            r = rr_error_set(err, RR_E_SYSTEM, "free memory mappings",
-                             "cannot take a message's memory away from its sender: %s",
-                             strerror(errno));
+        if (region->backing != RR_ANON && from != region->home)
+            *later = (struct rr_cover){from, region->map_bytes};
     }
     if (r)
         return r;
     region->at = to;
     region->lent = false;
     return 0;
+}
+
+int rr_region_leave(struct rr_region *region, uint64_t bytes, struct rr_cover *ret,
+                    struct rr_error *err)
+{
+    return move(region, region->home, bytes, ret, err);
+}
+
+int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct rr_error *err)
+{
+    struct rr_cover cover;
+    int r = move(region, dst ? dst : region->home, bytes, &cover, err);
+
+    return r ? r : rr_cover(&cover, err);
 }
 
 int rr_region_view(struct rr_region *region, void *dst, uint64_t bytes, struct rr_region **ret,

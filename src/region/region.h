@@ -100,6 +100,20 @@ struct rr_region *rr_region_ref(struct rr_region *region);
  * Return: 0 or RR_E_SYSTEM; on failure the region has not moved.
  */
 int rr_region_move(struct rr_region *region, void *dst, uint64_t bytes, struct rr_error *err);
+/* What a window still shows after its pages were taken, until rr_cover(). */
+struct rr_cover {
+    uint8_t *at; /* NULL: nothing */
+    uint64_t bytes;
+};
+/**
+ * rr_region_leave() - as rr_region_move(region, NULL, ...), but the window is covered later
+ * @ret: to be given to rr_cover() before its owner runs again
+ *
+ * What remains to be done does not hold up whoever waits for the region.
+ */
+int rr_region_leave(struct rr_region *region, uint64_t bytes, struct rr_cover *ret,
+                    struct rr_error *err);
+int rr_cover(const struct rr_cover *cover, struct rr_error *err);
 /**
  * rr_region_view() - lend a private copy-on-write view of a parked memfd region
  * @dst:   slot-aligned range whose pages the caller gives up, or NULL for the view's own home

@@ -188,21 +188,24 @@ static int to_memfd(struct instance *i, struct message *m, uint64_t len, struct 
     return 0;
 }
 
-/* Take a held message out of the guest's memory. On success its payload is parked. */
-static int detach(struct instance *i, struct held *h, uint64_t len, bool several)
+/* Take a held message out of the guest's memory. On success its payload is parked; @cover: to be
+ * given to rr_cover() before the guest runs again. */
+static int detach(struct instance *i, struct held *h, uint64_t len, bool several,
+                  struct rr_cover *cover)
 {
     struct message *m = h->m;
     uint8_t *at = rr_instance_memory(i->guest.inst) + h->addr;
     struct rr_error err;
     int r = 0;
 
+    *cover = (struct rr_cover){0};
     m->copied_bytes = 0;
     m->path = RR_PATH_MOVE;
     if (!m->region || (several && len <= RR_SMALL_MAX)) {
         if (to_small(i, m, at, len) < 0)
             return no_memory(i);
     } else {
-        r = rr_region_move(m->region, NULL, m->offset + len, &err);
+        r = rr_region_leave(m->region, m->offset + len, cover, &err);
         if (r == 0 && several)
             r = to_memfd(i, m, len, &err);
         if (r)
@@ -272,8 +275,19 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
     return r;
 }
 
+/* The guest has lost the message when this returns, or does not run again. @r: of what was done. */
+static int finish_cover(struct instance *i, const struct rr_cover *cover, int r)
+{
+    struct rr_error err;
+
+    if (rr_cover(cover, &err) == 0)
+        return r;
+    return r ? r : fail_system(i, &err);
+}
+
 static int op_send(struct rr_guest *g, const char *name, uint32_t addr, uint64_t len)
 {
+    struct rr_cover cover;
     struct instance *i = instance_of(g);
     uint64_t sent_ns = rr_now_ns();
     struct held *h = rr_held_find(i, addr);
@@ -292,12 +306,13 @@ static int op_send(struct rr_guest *g, const char *name, uint32_t addr, uint64_t
                                 "message_send: %s from a buffer of %s", rr_bytes_text(len),
                                 rr_bytes_text(h->cap));
     m = h->m;
-    r = detach(i, h, len, rr_port_receivers(port) > 1);
+    r = detach(i, h, len, rr_port_receivers(port) > 1, &cover);
     if (r)
         return r;
     m->sent_ns = sent_ns;
     m->send_cost_ns = rr_now_ns() - sent_ns;
-    return dispatch(i, port, m);
+    r = dispatch(i, port, m);
+    return finish_cover(i, &cover, r);
 }
 
 static int op_drop(struct rr_guest *g, uint32_t addr)
@@ -358,6 +373,7 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     struct message *m, *reply = NULL;
     char name[RR_ABI_MAX_PORT + 8];
     struct rr_error err = {0};
+    struct rr_cover cover;
     struct port *port;
     int r, status = 0;
 
@@ -370,7 +386,9 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     if (len > port->max_bytes || len > h->cap)
         return too_long(i, "message_call", port, len);
     m = h->m;
-    r = detach(i, h, len, false);
+    r = detach(i, h, len, false, &cover);
+    if (r == 0)
+        r = finish_cover(i, &cover, 0);
     if (r)
         return r;
     m->sent_ns = sent_ns;

@@ -694,14 +694,12 @@ int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
     int taken = 0;
     uint64_t now;
 
-    if (!rm->look) {
-        pump_outs(rm, false);
-        taken = pump_ins(rm, false, messages, err);
-        now = rr_now_ns();
-        if (taken || now - rm->looked_ns < LOOK_NS)
-            return taken;
-        rm->looked_ns = now;
-    }
+    pump_outs(rm, false);
+    taken = pump_ins(rm, false, messages, err);
+    now = rr_now_ns();
+    if (taken || (!rm->look && now - rm->looked_ns < LOOK_NS))
+        return taken;
+    rm->looked_ns = now;
     rm->look = false;
     if (rm->self < 0)
         rr_processes_hear(rm);
