@@ -194,7 +194,7 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
 /* Everything that has come is handled; what goes wrong is the parent's to hear. */
 static void work(struct remote *rm)
 {
-    uint64_t run = rm->run, before = rm->activity;
+    uint64_t run = rm->run;
     struct rr_error err = {0};
     int r = rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
 
@@ -212,12 +212,19 @@ static void work(struct remote *rm)
     if (rm->question) {
         answer(rm, rm->question);
         rm->question = 0;
-    } else if (rm->activity != before) {
-        struct control c = {.word = WORD_IDLE, .run = rm->run, .b = rm->activity};
-
-        say_events(rm);
-        say(rm, &c);
     }
+}
+
+/* Only when it is about to sleep: a message that follows at once is not to wait for this. */
+static void tell_idle(struct remote *rm)
+{
+    struct control c = {.word = WORD_IDLE, .run = rm->run, .b = rm->activity};
+
+    if (rm->activity == rm->told_activity)
+        return;
+    rm->told_activity = rm->activity;
+    say_events(rm);
+    say(rm, &c);
 }
 
 _Noreturn void rr_child_main(struct rr_worker *w, int function, int control_fd)
@@ -233,8 +240,10 @@ _Noreturn void rr_child_main(struct rr_worker *w, int function, int control_fd)
     say(rm, &ready);
     while (!rm->ended) {
         work(rm);
-        if (rm->w->ready_first < 0 && !rm->ended)
-            rr_remote_sleep(rm, UINT64_MAX);
+        if (rm->w->ready_first >= 0 || rm->ended || rr_remote_spin(rm))
+            continue;
+        tell_idle(rm);
+        rr_remote_doze(rm, UINT64_MAX);
     }
     _exit(0);
 }

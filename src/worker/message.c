@@ -20,9 +20,21 @@ struct message *rr_message_new(void)
     return calloc(1, sizeof(struct message));
 }
 
+/* Buffers of the usual size are kept: malloc() takes 100 ns for them. */
+#define KEPT_CAP 8192u
+#define MAX_KEPT 32
+static _Thread_local struct {
+    struct small *s[MAX_KEPT];
+    size_t n;
+} spare;
+
 struct small *rr_small_new(uint64_t cap)
 {
-    struct small *s = malloc(sizeof(*s) + cap);
+    struct small *s;
+
+    if (cap <= KEPT_CAP)
+        cap = KEPT_CAP;
+    s = cap == KEPT_CAP && spare.n ? spare.s[--spare.n] : malloc(sizeof(*s) + cap);
 
     if (s) {
         s->refs = 1;
@@ -33,7 +45,11 @@ struct small *rr_small_new(uint64_t cap)
 
 void rr_small_unref(struct small *s)
 {
-    if (s && --s->refs == 0)
+    if (!s || --s->refs > 0)
+        return;
+    if (s->cap == KEPT_CAP && spare.n < MAX_KEPT)
+        spare.s[spare.n++] = s;
+    else
         free(s);
 }
 

@@ -749,7 +749,7 @@ static void awake(struct remote *rm)
 }
 
 /* A wait that ended while we spun makes the next spin longer, one that did not, shorter. */
-static bool spin(struct remote *rm)
+bool rr_remote_spin(struct remote *rm)
 {
     uint64_t begin = rr_now_ns(), now = begin;
 
@@ -777,12 +777,16 @@ static bool spin(struct remote *rm)
 
 void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns)
 {
+    if (!rr_remote_spin(rm))
+        rr_remote_doze(rm, deadline_ns);
+}
+
+void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
+{
     struct epoll_event events[16];
     uint64_t now;
     int timeout = -1;
 
-    if (spin(rm))
-        return;
     if (announce_sleep(rm)) {
         now = rr_now_ns();
         if (rm->again) /* nobody tells when the new worker listens */

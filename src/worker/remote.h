@@ -79,6 +79,7 @@ struct remote {
     int control_fd;
     struct pulse *pulse;
     struct event_batch *events;
+    uint64_t told_activity; /* when it said last that it was idle */
     bool ended; /* the parent is gone, or wants us to go */
     /* parent */
     struct child *children;
@@ -108,6 +109,9 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
 /* Sleep until something may have come, or @deadline_ns. */
 void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns);
+/* The two halves of it: poll a while, true when there is something to do; sleep. */
+bool rr_remote_spin(struct remote *rm);
+void rr_remote_doze(struct remote *rm, uint64_t deadline_ns);
 /* Wait for the reply to a call. */
 int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
                     int *ret_status, struct rr_error *err);
