@@ -77,7 +77,7 @@ struct rr_link {
     struct rr_link_domain *domain;
     struct rr_ring *there, *back;
     int fd;
-    bool sender, greeted, broken;
+    bool sender, greeted, broken, polling;
     pid_t peer_pid;
     char name[RR_LINK_MAX_NAME + 1], peer[RR_LINK_MAX_NAME + 1];
     /* sender */
@@ -537,7 +537,7 @@ int rr_link_send(struct rr_link *link, const struct rr_packet *p, void *cookie,
     while (!to) {
         if (rr_ring_broken(link->there))
             return broke(link, err, "its ring is damaged");
-        if (rr_ring_wait_space(link->there, len))
+        if (link->polling || rr_ring_wait_space(link->there, len))
             return -EAGAIN;
         to = rr_ring_reserve(link->there, len);
     }
@@ -564,6 +564,11 @@ int rr_link_send(struct rr_link *link, const struct rr_packet *p, void *cookie,
     if (rr_ring_must_wake(link->there))
         kick(link);
     return 0;
+}
+
+void rr_link_set_polling(struct rr_link *link, bool on)
+{
+    link->polling = on;
 }
 
 unsigned int rr_link_n_waiting(const struct rr_link *link)

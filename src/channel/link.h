@@ -106,6 +106,8 @@ int rr_link_poll(struct rr_link *link, struct rr_error *err);
  */
 int rr_link_send(struct rr_link *link, const struct rr_packet *p, void *cookie,
                  struct rr_error *err);
+/* While @on, a sender that finds the queue full does not ask to be woken: it will look again. */
+void rr_link_set_polling(struct rr_link *link, bool on);
 /* Packets not done with, and those of them that are not acked. */
 unsigned int rr_link_n_waiting(const struct rr_link *link);
 unsigned int rr_link_n_unacked(const struct rr_link *link);

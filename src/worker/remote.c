@@ -15,6 +15,7 @@
 #define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
 #define EAGER_NS 3000u  /* an answer is most likely at once */
 #define CONNECT_RETRY_NS 2000000u
+#define SEND_SPIN_NS 100000u
 #define SEND_PATIENCE_NS 10000000000u /* while a queue is full */
 
 bool rr_hosted(const struct rr_worker *w, int function)
@@ -262,6 +263,25 @@ static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct
     return r;
 }
 
+/* A full queue has room again soon, as a rule: look for a while before asking to be woken. */
+static int poll_send(struct remote *rm, int to, const struct rr_packet *p, struct message *m,
+                     struct rr_error *err)
+{
+    uint64_t begin = rr_now_ns(), limit = rr_min(rm->spin_max_ns, SEND_SPIN_NS);
+    int r = -EAGAIN;
+
+    if (!rm->outs[to] || !limit)
+        return r;
+    rr_link_set_polling(rm->outs[to], true);
+    do {
+        rr_cpu_relax();
+        r = rr_link_poll(rm->outs[to], err) ? -EAGAIN : try_send(rm, to, p, m, err);
+    } while (r == -EAGAIN && rm->outs[to] && rr_now_ns() - begin < limit);
+    if (rm->outs[to])
+        rr_link_set_polling(rm->outs[to], false);
+    return r;
+}
+
 static int too_slow(struct rr_worker *w, int to, struct rr_error *err)
 {
     return rr_error_set(err, RR_E_DEADLINE, "raise its instances or `limits`, or send less",
@@ -288,6 +308,8 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
 
         kept = !p.data || p.acked;
         r = try_send(rm, to, &p, m, err);
+        if (r == -EAGAIN)
+            r = poll_send(rm, to, &p, m, err);
         if (r != -EAGAIN)
             break;
         now = rr_now_ns();
