@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* struct request -> seed messages of len_bytes on port "each", all of it written; then one on "out". */
+/* struct request -> seed messages of len_bytes on port "each", all of it written; then one on
+ * "out". */
 #include <roadrunner.h>
 
 #include "bench.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* As produce.c in the first two calls of this instance, which fill the warm regions; in all others it
- * writes the first and the last word only: the payload is as long, and the caches stay warm. */
+/* As produce.c in the first two calls of this instance, which fill the warm regions; in all others
+ * it writes the first and the last word only: the payload is as long, and the caches stay warm. */
 #include <roadrunner.h>
 
 #include "bench.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* struct request -> calls `echo` seed times with len_bytes, and sends the nanoseconds of each round. */
+/* struct request -> calls `echo` seed times with len_bytes, and sends the nanoseconds of each
+ * round. */
 #include <roadrunner.h>
 #include <time.h>
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Drops its input and sends 8 bytes in the first two calls of this instance; sends it on in all others. */
+/* Drops its input and sends 8 bytes in the first two calls of this instance; sends it on in all
+ * others. */
 #include <roadrunner.h>
 
 static int n_calls;

@@ -48,8 +48,8 @@ static inline void rr_cpu_pause(void)
 #endif
 }
 
-/* In a loop that polls: a pause long enough (0.2 to 0.5 us) that the other thread of the core, which
- * may be the one that is waited for, has the core almost to itself. */
+/* In a loop that polls: a pause long enough (0.2 to 0.5 us) that the other thread of the core,
+ * which may be the one that is waited for, has the core almost to itself. */
 static inline void rr_cpu_relax(void)
 {
     for (int n = 0; n < 16; n++)

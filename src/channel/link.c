@@ -385,7 +385,7 @@ static int on_note(struct rr_link *link, const struct note *note, int *fds, size
         snprintf(text, sizeof(text), "it refused us: %.*s", (int)sizeof(note->text) - 1,
                  note->text);
         for (char *p = text; *p; p++)
-            *p = (unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p;
+            *p = (char)((unsigned char)*p < 0x20 || *p == 0x7f ? '?' : *p);
         return broke(link, err, text);
     }
     return broke(link, err, "it sent what nobody expects");

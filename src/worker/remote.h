@@ -80,7 +80,7 @@ struct remote {
     struct pulse *pulse;
     struct event_batch *events;
     uint64_t told_activity; /* when it said last that it was idle */
-    bool ended; /* the parent is gone, or wants us to go */
+    bool ended;             /* the parent is gone, or wants us to go */
     /* parent */
     struct child *children;
     size_t n_children;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Takes MS milliseconds (default 300) over each message, says which delivery it is, and sends it on. */
+/* Takes MS milliseconds (default 300) over each message, says which delivery it is, and sends it
+ * on. */
 #include <roadrunner.h>
 #include <time.h>
 
