@@ -92,7 +92,7 @@ struct remote {
     struct pulse *pulses;
     uid_t child_uid; /* (uid_t)-1: ours */
     gid_t child_gid;
-    unsigned int n_idle_words, n_deaths;
+    unsigned int n_idle_words, n_deaths, n_deaths_before; /* before: this run */
 };
 
 /* remote.c */

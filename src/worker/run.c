@@ -483,13 +483,17 @@ static int check_complete(struct rr_worker *w, struct rr_error *err)
     static const char hint[] = "make it send on that port whenever it runs";
     char text[400];
 
-    if (rr_queue_pending(w, text, sizeof(text)) ||
-        (w->remote && rr_processes_pending(w->remote, text, sizeof(text))))
-        return rr_error_set(err, RR_E_GUEST, hint, "%s", text);
-    if (w->result)
-        return 0;
-    return rr_error_set(err, RR_E_GUEST, hint, "function '%s' sent no result on port '%s'",
-                        w->wf->functions[w->wf->result].name, w->wf->result_port);
+    if (!rr_queue_pending(w, text, sizeof(text)) &&
+        !(w->remote && rr_processes_pending(w->remote, text, sizeof(text)))) {
+        if (w->result)
+            return 0;
+        snprintf(text, sizeof(text), "function '%s' sent no result on port '%s'",
+                 w->wf->functions[w->wf->result].name, w->wf->result_port);
+    }
+    if (w->remote && w->remote->n_deaths != w->remote->n_deaths_before)
+        return rr_error_set(err, RR_E_DIED, "run it again",
+                            "%s: a message was lost with the worker processes that died", text);
+    return rr_error_set(err, RR_E_GUEST, hint, "%s", text);
 }
 
 static bool any_isolated(const struct rr_workflow *wf)
@@ -504,8 +508,10 @@ static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
 {
     int r = any_isolated(w->wf) ? rr_processes_start(w, err) : 0;
 
-    if (r == 0 && w->remote)
+    if (r == 0 && w->remote) {
         w->remote->active = true;
+        w->remote->n_deaths_before = w->remote->n_deaths;
+    }
     if (r == 0)
         r = send_input(w, fd, err);
     if (r == 0)
