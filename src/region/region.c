@@ -854,7 +854,7 @@ void rr_region_borrow(struct rr_region *region, uint64_t bytes, bool shared)
     struct rr_arena *arena = region->arena;
 
     if (!shared && end > region->mapped_bytes) {
-        /* once: what is mapped stays so while it is moved to and fro */
+        /* once: what is mapped stays so while it is moved back and forth */
         madvise(region->home + region->mapped_bytes, end - region->mapped_bytes,
                 MADV_POPULATE_WRITE);
         region->mapped_bytes = end;
