@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* As produce.c, but streams through 64 MiB of its own before it sends: cold caches, whatever the
+/* As produce.c, but streams through 256 MiB of its own before it sends: cold caches, whatever the
  * payload. */
 #include <roadrunner.h>
 
 #include "bench.h"
 
-static uint64_t scratch[(64u << 20) / sizeof(uint64_t)];
+static uint64_t scratch[(256u << 20) / sizeof(uint64_t)];
 
 int rr_handle(void)
 {
