@@ -79,7 +79,7 @@ struct rr_link {
     int fd;
     bool sender, greeted, broken, polling;
     pid_t peer_pid;
-    char name[RR_LINK_MAX_NAME + 1], peer[RR_LINK_MAX_NAME + 1];
+    char peer[RR_LINK_MAX_NAME + 1];
     /* sender */
     rr_link_done done;
     void *user;

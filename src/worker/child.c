@@ -116,7 +116,6 @@ static void answer(struct remote *rm, uint64_t question)
     c.answer.idle = rm->w->ready_first < 0 && rr_remote_n_unacked(rm) == 0;
     if (!rr_queue_pending(rm->w, c.answer.pending, sizeof(c.answer.pending)))
         c.answer.pending[0] = 0;
-    rr_arena_stats(rm->w->arena, &c.answer.stats);
     say_events(rm);
     say(rm, &c);
 }
@@ -159,6 +158,9 @@ static int settle_down(struct remote *rm, struct rr_error *err)
     free(paths);
     if (r)
         return r;
+    if (!report.landlock || !report.seccomp)
+        rr_log(2, "function '%s': this kernel has no %s: its process is less confined", f->name,
+               report.seccomp ? "landlock" : "seccomp");
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) /* a change of user clears it, so only now */
         return rr_error_set(err, RR_E_SYSTEM, "report this", "cannot tie its life to the parent's");
     if (getppid() == 1) /* it has gone already */

@@ -270,6 +270,7 @@ void rr_worker_free(struct rr_worker *w)
     if (!w)
         return;
     rr_worker_release(w);
+    w->observer = (struct rr_observer){0}; /* workers may have more to say, but it may be gone */
     if (w->remote)
         rr_processes_stop(w->remote);
     for (size_t n = 0; w->fns && n < w->wf->n_functions; n++)

@@ -21,7 +21,8 @@ struct message *rr_message_new(void)
 }
 
 /* Buffers of the usual size are kept: malloc() takes 100 ns for them. */
-#define KEPT_CAP 8192u
+#define KEPT_CAP 4096u
+#define KEPT_MIN 1024u /* below, malloc() is as fast, and many small messages may wait */
 #define MAX_KEPT 32
 static _Thread_local struct {
     struct small *s[MAX_KEPT];
@@ -32,7 +33,7 @@ struct small *rr_small_new(uint64_t cap)
 {
     struct small *s;
 
-    if (cap <= KEPT_CAP)
+    if (cap > KEPT_MIN && cap <= KEPT_CAP)
         cap = KEPT_CAP;
     s = cap == KEPT_CAP && spare.n ? spare.s[--spare.n] : malloc(sizeof(*s) + cap);
 

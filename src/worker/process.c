@@ -225,21 +225,32 @@ static void describe(const struct child *c, char *text, size_t size)
         snprintf(text, size, "ended with status %d", WEXITSTATUS(c->status));
 }
 
-static void hear_zygote(struct remote *rm, int flags)
+/* The zygote has reaped one. */
+static void on_notice(struct remote *rm, const struct order *o)
+{
+    for (size_t n = 0; n < rm->n_children; n++)
+        if (o->function < 0 && rm->children[n].pid == o->pid && o->pid > 0) {
+            rm->children[n].reaped = true;
+            rm->children[n].status = o->status;
+        }
+}
+
+static void hear_zygote(struct remote *rm)
 {
     struct order o;
     int fd;
 
-    while (receive_with_fd(rm->zygote_fd, &o, &fd, flags) == 0) {
+    while (receive_with_fd(rm->zygote_fd, &o, &fd, MSG_DONTWAIT) == 0) {
         if (fd >= 0)
             close(fd);
-        for (size_t n = 0; n < rm->n_children; n++)
-            if (o.function < 0 && rm->children[n].pid == o.pid && o.pid > 0) {
-                rm->children[n].reaped = true;
-                rm->children[n].status = o.status;
-            }
-        flags = MSG_DONTWAIT;
+        on_notice(rm, &o);
     }
+}
+
+static void kill_child(const struct child *c)
+{
+    if (c->pid_fd >= 0)
+        syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
 }
 
 static void fail_run(struct remote *rm, const struct child *c, enum rr_code code, const char *hint,
@@ -269,7 +280,7 @@ static void died(struct remote *rm, struct child *c)
     close(c->control_fd);
     c->control_fd = -1;
     for (int tries = 0; !c->reaped && tries < 100 && poll(&p, 1, 10) >= 0; tries++)
-        hear_zygote(rm, MSG_DONTWAIT);
+        hear_zygote(rm);
     if (c->pid_fd >= 0)
         close(c->pid_fd);
     c->pid_fd = -1;
@@ -309,11 +320,8 @@ static int start(struct remote *rm, struct child *c, struct rr_error *err)
         r = receive_with_fd(rm->zygote_fd, &o, &pid_fd, 0);
         if (r == 0 && o.function == c->function)
             break;
-        for (size_t n = 0; r == 0 && n < rm->n_children; n++)
-            if (rm->children[n].pid == o.pid) {
-                rm->children[n].reaped = true;
-                rm->children[n].status = o.status;
-            }
+        if (r == 0)
+            on_notice(rm, &o);
     }
     if (r < 0 || o.pid < 0) {
         close(fds[0]);
@@ -360,6 +368,10 @@ static void on_events(struct remote *rm, const struct child *c, const struct con
         struct event e = m->events[n];
 
         if (e.is_span && o->span && e.span.n > 0) {
+            uint8_t fresh; /* whatever the worker wrote there; a bool has two values */
+
+            memcpy(&fresh, &e.span.fresh, sizeof(fresh));
+            e.span.fresh = fresh != 0;
             e.span.function = c->function;
             o->span(o->user, &e.span);
         } else if (!e.is_span && o->hop && e.hop.edge >= 0 &&
@@ -375,6 +387,8 @@ static void on_failed(struct remote *rm, struct child *c, const struct control *
         rr_log(0, "function '%s': its worker process: %s", function_name(rm, c), m->error.text);
     if ((m->run == rm->run || !c->ready) && rm->active && !rm->failure.code)
         rm->failure = m->error;
+    if (strcmp(rr_error_name(rm->failure.code), "unknown") == 0)
+        rm->failure.code = RR_E_GUEST;
 }
 
 static void on_word(struct remote *rm, struct child *c, const struct control *m)
@@ -398,7 +412,6 @@ static void on_word(struct remote *rm, struct child *c, const struct control *m)
         c->asked_ns = 0;
         c->idle = m->answer.idle;
         c->activity = m->b;
-        c->stats = m->answer.stats;
         memcpy(c->pending, m->answer.pending, sizeof(c->pending));
         break;
     case WORD_EVENTS:
@@ -419,7 +432,7 @@ void rr_processes_hear(struct remote *rm)
 {
     struct control m;
 
-    hear_zygote(rm, MSG_DONTWAIT);
+    hear_zygote(rm);
     for (size_t n = 0; n < rm->n_children; n++) {
         struct child *c = &rm->children[n];
         int r = c->control_fd < 0 ? -EAGAIN : 0;
@@ -429,8 +442,8 @@ void rr_processes_hear(struct remote *rm)
             if (r == 0)
                 on_word(rm, c, &m);
         }
-        if (r == -EPROTO && c->pid_fd >= 0)
-            syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+        if (r == -EPROTO)
+            kill_child(c);
         if (r != -EAGAIN)
             died(rm, c);
     }
@@ -474,12 +487,12 @@ static int make_children(struct remote *rm, struct rr_error *err)
     const struct rr_workflow *wf = rm->w->wf;
     struct pulse *pulses;
 
-    rm->n_children = wf->n_functions;
     rm->children = calloc(wf->n_functions, sizeof(*rm->children));
     pulses = mmap(NULL, rr_align_up(wf->n_functions * sizeof(*pulses), 4096),
                   PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (!rm->children || pulses == MAP_FAILED)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    rm->n_children = wf->n_functions;
     for (size_t n = 0; n < wf->n_functions; n++)
         rm->children[n] = (struct child){.function = (int)n,
                                          .isolated = wf->functions[n].isolated,
@@ -558,8 +571,13 @@ int rr_processes_start(struct rr_worker *w, struct rr_error *err)
             r = make_zygote(w, err);
         if (r == 0)
             r = listen_all(rm, err);
-        if (r == 0)
-            start_again(rm);
+        if (r) { /* or the next run would take it for a whole one */
+            rr_processes_stop(rm);
+            rr_remote_free(rm);
+            w->remote = NULL;
+            return r;
+        }
+        start_again(rm);
     }
     return r ? r : await_ready(w->remote, err);
 }
@@ -586,8 +604,7 @@ void rr_processes_stop(struct remote *rm)
 
     rm->stopping = true;
     rm->active = false;
-    rm->w->observer = (struct rr_observer){0}; /* it may be gone already */
-    if (rr_worker_cancelled(rm->w))            /* what runs does not look at its control socket */
+    if (rr_worker_cancelled(rm->w)) /* what runs does not look at its control socket */
         give_up = 0;
     if (rm->zygote_fd >= 0) {
         tell_all(rm, &quit);
@@ -598,8 +615,7 @@ void rr_processes_stop(struct remote *rm)
             rr_processes_hear(rm);
         }
         for (size_t n = 0; n < rm->n_children; n++)
-            if (rm->children[n].pid_fd >= 0)
-                syscall(SYS_pidfd_send_signal, rm->children[n].pid_fd, SIGKILL, NULL, 0);
+            kill_child(&rm->children[n]);
         for (size_t n = 0; n < rm->n_children; n++)
             if (rm->children[n].control_fd >= 0)
                 died(rm, &rm->children[n]);
@@ -669,7 +685,7 @@ static void check_silence(struct remote *rm)
 
         if (c->control_fd >= 0 && !c->ready && now - c->started_ns > READY_NS) {
             c->silent = true;
-            syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+            kill_child(c);
         }
         if (!c->asked_ns || c->control_fd < 0 || handled != c->seen_handled) {
             c->seen_handled = handled;
@@ -680,7 +696,7 @@ static void check_silence(struct remote *rm)
             continue;
         c->silent = true;
         c->asked_ns = 0;
-        syscall(SYS_pidfd_send_signal, c->pid_fd, SIGKILL, NULL, 0);
+        kill_child(c);
     }
 }
 
@@ -699,8 +715,7 @@ static bool evaluate(struct rr_worker *w, struct round *round)
     if (!round->asked) {
         if (!all_ready(rm))
             round->next_ns = now + QUIET_NS;
-        else if (w->result ? now >= round->next_ns || rm->n_idle_words != round->idle_words
-                           : now >= round->next_ns)
+        else if (now >= round->next_ns || (w->result && rm->n_idle_words != round->idle_words))
             ask_all(rm, round);
         return false;
     }
@@ -720,17 +735,14 @@ int rr_processes_settle(struct rr_worker *w, struct rr_error *err)
     struct remote *rm = w->remote;
     struct round round = {.next_ns = w->result ? 0 : rr_now_ns() + QUIET_NS};
     bool had_result = w->result != NULL;
+    int r;
 
     for (;;) {
         if (rr_remote_pump(rm, true, err) < 0)
             return (int)err->code;
-        if (rm->failure.code) {
-            *err = rm->failure;
-            w->named = true;
-            return (int)err->code;
-        }
-        if (rr_worker_cancelled(w))
-            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        r = rr_remote_interrupted(rm, rm->run, err);
+        if (r)
+            return r;
         if (w->ready_first >= 0)
             return 1;
         if (w->result && !had_result) {

@@ -48,17 +48,35 @@ void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns)
         atomic_fetch_add(&w->remote->pulse->handled, 1);
 }
 
+/* Can a message of @edge (n_edges: the result) come twice? Then its sender may have died, and have
+ * been started again, since. */
+static bool may_repeat(const struct rr_workflow *wf, size_t edge)
+{
+    int from = edge < wf->n_edges ? wf->edges[edge].from : wf->result;
+
+    if (edge < wf->n_edges && wf->edges[edge].at_least_once)
+        return true;
+    for (size_t n = 0; n < wf->n_edges && from >= 0; n++)
+        if (wf->edges[n].to == from && wf->edges[n].at_least_once)
+            return true;
+    return false;
+}
+
 int rr_remote_new(struct rr_worker *w, struct rr_error *err)
 {
     struct remote *rm = calloc(1, sizeof(*rm));
 
     if (rm) {
         rm->outs = calloc(w->wf->n_functions + 1, sizeof(struct rr_link *));
+        rm->repeats =
+            calloc(w->wf->n_edges + 2, sizeof(bool)); /* and the result, and dead letters */
         rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     }
-    if (!rm || !rm->outs || rm->epoll_fd < 0) {
-        if (rm)
+    if (!rm || !rm->outs || !rm->repeats || rm->epoll_fd < 0) {
+        if (rm) {
             free(rm->outs);
+            free(rm->repeats);
+        }
         free(rm);
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     }
@@ -73,6 +91,8 @@ int rr_remote_new(struct rr_worker *w, struct rr_error *err)
     rm->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? w->spin_ns : 0;
     rm->spin_ns = rm->spin_max_ns;
     rm->run = 1;
+    for (size_t n = 0; n <= w->wf->n_edges; n++)
+        rm->repeats[n] = may_repeat(w->wf, n);
     w->remote = rm;
     return 0;
 }
@@ -98,9 +118,10 @@ void rr_remote_free(struct remote *rm)
     drop_again(rm);
     free(rm->seen);
     for (size_t n = 0; n < rm->n_listeners; n++)
-        close(rm->listeners[n].fd);
+        close(rm->listeners[n]);
     rr_message_free(rm->reply);
     free(rm->outs);
+    free(rm->repeats);
     free(rm->ins);
     free(rm->listeners);
     free(rm->events);
@@ -110,7 +131,7 @@ void rr_remote_free(struct remote *rm)
 
 int rr_remote_listen(struct remote *rm, int function)
 {
-    struct listener *grown = reallocarray(rm->listeners, rm->n_listeners + 1, sizeof(*grown));
+    int *grown = reallocarray(rm->listeners, rm->n_listeners + 1, sizeof(*grown));
     int fd;
 
     if (!grown)
@@ -119,7 +140,7 @@ int rr_remote_listen(struct remote *rm, int function)
     fd = rr_link_listen(&rm->domain, name_of(rm->w, function));
     if (fd < 0)
         return fd;
-    grown[rm->n_listeners++] = (struct listener){fd, function};
+    grown[rm->n_listeners++] = fd;
     rr_remote_watch(rm, fd);
     return 0;
 }
@@ -234,7 +255,7 @@ static int connect_to(struct remote *rm, int to, struct rr_error *err)
 
 /* What ends a wait early: the parent knows of a failure, a worker that its run or its life is over.
  */
-static int interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
+int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
 {
     if (rr_worker_cancelled(rm->w) || rm->ended || rm->run != run)
         return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
@@ -318,7 +339,7 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
         if (r == 0 && rr_remote_pump(rm, false, err) < 0)
             r = (int)err->code;
         if (r == 0)
-            r = interrupted(rm, run, err);
+            r = rr_remote_interrupted(rm, run, err);
         if (r == 0)
             rr_remote_sleep(rm, now + CONNECT_RETRY_NS);
     }
@@ -488,22 +509,6 @@ static int hand_in(struct remote *rm, struct message *m, const struct rr_packet 
     return rr_enqueue_here(w, m, (int)p->edge, err);
 }
 
-/* Can it come twice? Then its sender may have died, and have been started again, since. */
-static bool may_repeat(const struct remote *rm, uint32_t edge)
-{
-    const struct rr_workflow *wf = rm->w->wf;
-    int from = edge < wf->n_edges ? wf->edges[edge].from : wf->result;
-
-    if (edge > wf->n_edges)
-        return false;
-    if (edge < wf->n_edges && wf->edges[edge].at_least_once)
-        return true;
-    for (size_t n = 0; n < wf->n_edges && from >= 0; n++)
-        if (wf->edges[n].to == from && wf->edges[n].at_least_once)
-            return true;
-    return false;
-}
-
 static void put_seen(uint64_t *table, size_t room, uint64_t id)
 {
     size_t at = id & (room - 1);
@@ -613,7 +618,7 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     rm->activity++;
     if (rm->self >= 0 && p.run > rm->run)
         rr_remote_new_run(rm, p.run);
-    if (p.run != rm->run || (may_repeat(rm, p.edge) && seen_before(rm, p.id))) {
+    if (p.run != rm->run || (rm->repeats[p.edge] && seen_before(rm, p.id))) {
         rr_remote_ack(rm->w, m);
         rr_message_free(m);
         return 1;
@@ -643,7 +648,7 @@ static void accept_all(struct remote *rm)
             struct rr_link *link;
             struct rr_error err;
             struct in *grown;
-            int r = rr_link_accept(&rm->domain, rm->listeners[n].fd, &link, &err);
+            int r = rr_link_accept(&rm->domain, rm->listeners[n], &link, &err);
 
             if (r == -EAGAIN)
                 break;
@@ -839,7 +844,7 @@ int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **
             return 0;
         }
         if (r == 0)
-            r = interrupted(rm, run, err);
+            r = rr_remote_interrupted(rm, run, err);
         if (r == 0 && deadline_ns && rr_now_ns() > deadline_ns)
             r = rr_error_set(err, RR_E_DEADLINE, "raise `deadline` of this function",
                              "its deadline passed while it waited for a reply");

@@ -42,11 +42,6 @@ struct child {
     unsigned int n_starts;
     uint64_t seen_handled, seen_ns; /* its pulse, and when it changed last */
     char pending[192];              /* what a join in it waits for; "" */
-    struct rr_arena_stats stats;
-};
-
-struct listener {
-    int fd, function; /* function: whom messages are for; n_functions: the result */
 };
 
 struct remote {
@@ -54,7 +49,7 @@ struct remote {
     int self; /* the function that lives here; -1: this is the parent */
     struct rr_link_domain domain;
     int epoll_fd;
-    struct listener *listeners;
+    int *listeners;
     size_t n_listeners;
     struct rr_link **outs; /* by receiving function, and the result last; NULL: not connected */
     struct in {
@@ -64,6 +59,7 @@ struct remote {
     size_t n_ins;
     uint64_t n_links;      /* so far */
     struct message *again; /* to be sent once more: their receiver died */
+    bool *repeats;         /* by edge, and the result: may its messages come twice? */
     uint64_t *seen;        /* ids of this run's messages that may come twice: a hash table */
     size_t n_seen, room_seen;
     uint64_t run; /* messages of earlier ones are dropped */
@@ -112,6 +108,9 @@ void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns);
 /* The two halves of it: poll a while, true when there is something to do; sleep. */
 bool rr_remote_spin(struct remote *rm);
 void rr_remote_doze(struct remote *rm, uint64_t deadline_ns);
+/* What ends a wait early: 0, or @err: the run failed elsewhere, is another than @run, or is
+ * cancelled. */
+int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err);
 /* Wait for the reply to a call. */
 int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
                     int *ret_status, struct rr_error *err);
@@ -158,10 +157,10 @@ void rr_child_hear(struct remote *rm);
 #define RR_EVENTS 64
 
 enum word {
-    WORD_READY = 1, /* child: a = landlock's ABI, or 0 */
+    WORD_READY = 1, /* child */
     WORD_FAILED,    /* child: error, of run */
     WORD_IDLE,      /* child: it has run out of work */
-    WORD_ANSWER,    /* child: a = question, b = activity, idle, pending, stats */
+    WORD_ANSWER,    /* child: a = question, b = activity, idle, pending */
     WORD_EVENTS,    /* child: n events */
     WORD_LOG,       /* child: n = level, text */
     WORD_ASK,       /* parent: a = question */
@@ -185,7 +184,6 @@ struct control {
         struct {
             uint32_t idle, reserved; /* no bool: it comes from outside */
             char pending[192];
-            struct rr_arena_stats stats;
         } answer;
         struct event events[RR_EVENTS];
         char text[1024];
