@@ -13,6 +13,13 @@
 #define RR_MIB (1ull << 20)
 #define RR_GIB (1ull << 30)
 
+/* What regions, links and workflows agree on: the two sizes of a message's slot, and where the
+ * windows for them lie in linear memory. */
+#define RR_SLOT_SMALL (64 * RR_MIB)
+#define RR_SLOT_LARGE RR_GIB
+#define RR_WINDOW_BASE RR_GIB
+#define RR_WINDOW_END (3 * RR_GIB)
+
 /* Move ownership out of @p: returns its value and leaves NULL. */
 #define rr_take(p)              \
     __extension__({             \

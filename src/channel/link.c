@@ -591,9 +591,10 @@ static const char *check_record(const struct record *h, uint32_t len)
         return "a record has unknown flags";
     if (h->meta_len > RR_LINK_MAX_META)
         return "a record has too much metadata";
-    if (h->slot_bytes != 64 * RR_MIB && h->slot_bytes != RR_GIB)
+    if (h->slot_bytes != RR_SLOT_SMALL && h->slot_bytes != RR_SLOT_LARGE)
         return "a record names a slot of no known size";
-    if (h->window % h->slot_bytes || h->window < RR_GIB || h->window > 3 * RR_GIB - h->slot_bytes)
+    if (h->window % h->slot_bytes || h->window < RR_WINDOW_BASE ||
+        h->window > RR_WINDOW_END - h->slot_bytes)
         return "a record names a window that is none";
     if (in_ring && (h->len > RR_LINK_INLINE || inline_at(h->meta_len) + h->len != len))
         return "a record is not as long as it says";

@@ -1131,18 +1131,18 @@ int rr_instance_open_windows(struct rr_instance *inst)
     uint64_t previous;
     wasmtime_error_t *e;
 
-    if (rr_instance_memory_bytes(inst) >= RR_WINDOWS_END)
+    if (rr_instance_memory_bytes(inst) >= RR_WINDOW_END)
         return 0;
     if (!wasmtime_instance_export_get(inst->ctx, &inst->instance, "memory", 6, &item) ||
         item.kind != WASMTIME_EXTERN_MEMORY)
         return rr_instance_fail(inst, RR_E_INVALID, "export the memory as `memory`",
                                 "it has no memory to open windows in");
-    if (inst->memory->size_bytes > RR_WINDOWS_BEGIN)
+    if (inst->memory->size_bytes > RR_WINDOW_BASE)
         return rr_instance_fail(inst, RR_E_LIMIT, "open the windows before the heap grows to 1 GiB",
                                 "its heap already reaches into the windows");
     inst->memory->opening = true;
     e = wasmtime_memory_grow(inst->ctx, &item.of.memory,
-                             (RR_WINDOWS_END - inst->memory->size_bytes) / 65536, &previous);
+                             (RR_WINDOW_END - inst->memory->size_bytes) / 65536, &previous);
     inst->memory->opening = false;
     inst->module->opens_windows = true;
     if (e) {

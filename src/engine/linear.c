@@ -23,7 +23,7 @@ static bool in_gap(const struct rr_linear *l, uintptr_t addr)
 {
     uintptr_t base = (uintptr_t)l->base;
 
-    return l->opened && addr >= base + l->open_bytes && addr < base + RR_WINDOWS_BEGIN;
+    return l->opened && addr >= base + l->open_bytes && addr < base + RR_WINDOW_BASE;
 }
 
 static void pass_on(int number, siginfo_t *info, void *context)
@@ -88,19 +88,19 @@ static int map(struct rr_linear *l, uint64_t from, uint64_t to, int protection)
 
 static const char *open_windows(struct rr_linear *l)
 {
-    if (!l->mapped && map(l, RR_WINDOWS_BEGIN, RR_WINDOWS_END, PROT_READ | PROT_WRITE) < 0)
+    if (!l->mapped && map(l, RR_WINDOW_BASE, RR_WINDOW_END, PROT_READ | PROT_WRITE) < 0)
         return "mmap";
     l->mapped = true;
     l->opened = true;
     l->opening = false;
     l->below_bytes = l->size_bytes;
-    l->size_bytes = l->high_bytes = RR_WINDOWS_END;
+    l->size_bytes = l->high_bytes = RR_WINDOW_END;
     return NULL;
 }
 
 uint64_t rr_linear_heap_bytes(const struct rr_linear *l)
 {
-    return l->opened ? l->below_bytes + l->size_bytes - RR_WINDOWS_END : l->size_bytes;
+    return l->opened ? l->below_bytes + l->size_bytes - RR_WINDOW_END : l->size_bytes;
 }
 
 const char *rr_linear_grow(struct rr_linear *l, uint64_t size)
@@ -109,7 +109,7 @@ const char *rr_linear_grow(struct rr_linear *l, uint64_t size)
 
     if (size <= l->size_bytes)
         return NULL;
-    if (l->opening && size == RR_WINDOWS_END)
+    if (l->opening && size == RR_WINDOW_END)
         return open_windows(l);
     if (rr_linear_heap_bytes(l) + size - l->size_bytes > l->limit_bytes) {
         l->limit_hit = true;
@@ -188,7 +188,7 @@ static int drop(struct rr_linear *l, uint64_t from, uint64_t to)
 /* To drop the page table of a window, with its one page, and to get both anew costs 10 us. */
 static int wipe_windows(struct rr_linear *l)
 {
-    uint64_t at = RR_WINDOWS_BEGIN;
+    uint64_t at = RR_WINDOW_BASE;
     int r = 0;
 
     for (size_t n = 0; n < l->n_kept; n++) {
@@ -196,7 +196,7 @@ static int wipe_windows(struct rr_linear *l)
         at = l->kept[n].end;
         memset(l->base + l->kept[n].begin, 0, at - l->kept[n].begin);
     }
-    return r | drop(l, at, RR_WINDOWS_END);
+    return r | drop(l, at, RR_WINDOW_END);
 }
 
 /* All zero again, and closed beyond what the next one starts with; windows stay mapped. */
@@ -208,14 +208,14 @@ static int wipe(struct rr_linear *l)
         find_hull(l);
         l->n_kept = 0;
     }
-    if (l->opened && l->high_bytes > RR_WINDOWS_END)
-        r |= map(l, RR_WINDOWS_END, l->high_bytes, PROT_NONE);
-    if (l->mapped && l->open_bytes <= RR_WINDOWS_BEGIN) {
+    if (l->opened && l->high_bytes > RR_WINDOW_END)
+        r |= map(l, RR_WINDOW_END, l->high_bytes, PROT_NONE);
+    if (l->mapped && l->open_bytes <= RR_WINDOW_BASE) {
         r |= wipe_windows(l);
         if (l->gap_touched)
-            r |= map(l, l->open_bytes, RR_WINDOWS_BEGIN, PROT_NONE);
+            r |= map(l, l->open_bytes, RR_WINDOW_BASE, PROT_NONE);
     } else if (l->open_bytes > l->initial_bytes) {
-        uint64_t end = l->mapped && l->open_bytes < RR_WINDOWS_END ? RR_WINDOWS_END : l->open_bytes;
+        uint64_t end = l->mapped && l->open_bytes < RR_WINDOW_END ? RR_WINDOW_END : l->open_bytes;
 
         r |= map(l, l->initial_bytes, end, PROT_NONE);
         l->open_bytes = l->initial_bytes;

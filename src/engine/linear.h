@@ -20,8 +20,6 @@
 
 #define RR_LINEAR_BYTES (4 * RR_GIB)
 #define RR_LINEAR_GUARD (64 * RR_MIB)
-#define RR_WINDOWS_BEGIN RR_GIB
-#define RR_WINDOWS_END (3 * RR_GIB)
 
 #define RR_LINEAR_MAX_KEPT 8
 

@@ -93,7 +93,7 @@ struct rr_arena {
 
 static size_t class_of(uint64_t slot_bytes)
 {
-    return slot_bytes > 64 * RR_MIB;
+    return slot_bytes > RR_SLOT_SMALL;
 }
 
 uint8_t *rr_reserve(uint64_t bytes, uint64_t align)
@@ -802,7 +802,7 @@ static int check_memfd(int fd, uint64_t slot_bytes, struct rr_error *err)
     struct statfs fs;
     struct stat st;
 
-    if (slot_bytes != 64 * RR_MIB && slot_bytes != RR_GIB)
+    if (slot_bytes != RR_SLOT_SMALL && slot_bytes != RR_SLOT_LARGE)
         return rr_error_set(err, RR_E_INVALID, hint, "a peer lends a slot of %llu bytes",
                             (unsigned long long)slot_bytes);
     if (seals < 0 || (seals & (F_SEAL_SHRINK | F_SEAL_GROW)) != (F_SEAL_SHRINK | F_SEAL_GROW))

@@ -86,35 +86,16 @@ static void warn_moved(struct instance *i, const struct message *m, const char *
     f->warned = f->warned || m->fixed;
 }
 
-/* Into a region of its own: what lies in pieces, or must lie elsewhere, cannot move as one. */
-static int gather(struct instance *i, struct message *m, struct rr_error *err)
-{
-    struct rr_region *region;
-    int r = rr_region_get(i->w->arena, RR_ANON, m->slot_bytes, m->len, 0, &region, err);
-
-    if (r)
-        return r;
-    memcpy(rr_region_data(region), rr_message_data(m), m->len);
-    m->copied_bytes += m->len;
-    m->path = RR_PATH_COPY;
-    if (m->patched)
-        rr_region_reset(m->region);
-    rr_region_put(m->region);
-    m->region = region;
-    m->patched = false;
-    m->offset = 0;
-    return 0;
-}
-
 static int map_region(struct instance *i, struct message *m, uint8_t *window, struct rr_error *err)
 {
     struct rr_region *view;
     int r;
 
     if (m->patched) {
-        r = gather(i, m, err);
+        r = rr_message_regather(i->w->arena, m, RR_ANON, err);
         if (r)
             return r;
+        m->path = RR_PATH_COPY;
         return rr_region_move(m->region, window, m->len, err);
     }
     if (rr_region_backing(m->region) == RR_MEMFD && rr_region_shared(m->region)) {

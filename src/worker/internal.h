@@ -133,6 +133,10 @@ void rr_message_free(struct message *m);
 uint8_t *rr_message_data(const struct message *m);
 struct small *rr_small_new(uint64_t cap);
 void rr_small_unref(struct small *s);
+/* Copy the payload into a region of its own, from its start: what lies in pieces, in a view, or in
+ * memory that cannot go where it is to go. */
+int rr_message_regather(struct rr_arena *arena, struct message *m, enum rr_backing backing,
+                        struct rr_error *err);
 /* A second message with the same payload, for another receiver; small or memfd only. */
 struct message *rr_message_share(const struct message *m);
 const uint8_t *rr_message_meta_get(const struct message *m, const char *key, size_t key_len,

@@ -73,6 +73,25 @@ void rr_message_free(struct message *m)
     free(m);
 }
 
+int rr_message_regather(struct rr_arena *arena, struct message *m, enum rr_backing backing,
+                        struct rr_error *err)
+{
+    struct rr_region *region;
+    int r = rr_region_get(arena, backing, m->slot_bytes, m->len, 0, &region, err);
+
+    if (r)
+        return r;
+    memcpy(rr_region_data(region), rr_message_data(m), m->len);
+    m->copied_bytes += m->len;
+    if (m->patched)
+        rr_region_reset(m->region);
+    rr_region_put(m->region);
+    m->region = region;
+    m->patched = false;
+    m->offset = 0;
+    return 0;
+}
+
 uint8_t *rr_message_data(const struct message *m)
 {
     return m->small ? m->small->data : rr_region_data(m->region) + m->offset;

@@ -197,23 +197,9 @@ static void packet_done(void *user, void *cookie, bool acked, bool lost)
 /* Payload where another process can map it, or in a buffer of ours. */
 static int make_sendable(struct rr_worker *w, struct message *m, struct rr_error *err)
 {
-    struct rr_region *region;
-    int r;
-
     if (m->small || (rr_region_backing(m->region) == RR_MEMFD && !m->patched))
         return 0;
-    r = rr_region_get(w->arena, RR_MEMFD, m->slot_bytes, m->len, 0, &region, err);
-    if (r)
-        return r;
-    memcpy(rr_region_data(region), rr_message_data(m), m->len);
-    m->copied_bytes += m->len;
-    if (m->patched)
-        rr_region_reset(m->region);
-    rr_region_put(m->region);
-    m->region = region;
-    m->patched = false;
-    m->offset = 0;
-    return 0;
+    return rr_message_regather(w->arena, m, RR_MEMFD, err);
 }
 
 static void to_packet(const struct remote *rm, const struct message *m, int edge, int32_t status,

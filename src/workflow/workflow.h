@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "base/util.h"
 
 #define RR_WORKFLOW_MAX_FUNCTIONS 1024
 #define RR_WORKFLOW_MAX_EDGES 4096      /* the two of each call included */
@@ -18,10 +19,6 @@
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
 #define RR_WORKFLOW_MAX_ATTEMPTS 100
 #define RR_WORKFLOW_MAX_QUEUED 65536 /* messages on one link */
-#define RR_WINDOW_BASE (1ull << 30)  /* windows lie in [1 GiB, 3 GiB) of linear memory */
-#define RR_WINDOW_END (3ull << 30)
-#define RR_SLOT_SMALL (64ull << 20)
-#define RR_SLOT_LARGE (1ull << 30)
 
 struct rr_pos {
     unsigned int line, column; /* 1-based */

@@ -41,7 +41,7 @@ static struct rr_linear *get(bool windows)
 static void open_windows(struct rr_linear *l)
 {
     l->opening = true;
-    assert_null(rr_linear_grow(l, RR_WINDOWS_END));
+    assert_null(rr_linear_grow(l, RR_WINDOW_END));
     assert_true(l->opened);
 }
 
@@ -57,15 +57,15 @@ static void test_layout(void **state)
     assert_true(readable(l, 2 * INITIAL - 1));
     open_windows(l);
     assert_int_equal(rr_linear_heap_bytes(l), 2 * INITIAL);
-    assert_false(readable(l, RR_WINDOWS_BEGIN - 1));
-    assert_true(readable(l, RR_WINDOWS_BEGIN));
-    assert_true(readable(l, RR_WINDOWS_END - 1));
-    assert_false(readable(l, RR_WINDOWS_END));
-    assert_null(rr_linear_grow(l, RR_WINDOWS_END + RR_MIB));
+    assert_false(readable(l, RR_WINDOW_BASE - 1));
+    assert_true(readable(l, RR_WINDOW_BASE));
+    assert_true(readable(l, RR_WINDOW_END - 1));
+    assert_false(readable(l, RR_WINDOW_END));
+    assert_null(rr_linear_grow(l, RR_WINDOW_END + RR_MIB));
     assert_int_equal(rr_linear_heap_bytes(l), 2 * INITIAL + RR_MIB);
-    assert_true(readable(l, RR_WINDOWS_END + RR_MIB - 1));
+    assert_true(readable(l, RR_WINDOW_END + RR_MIB - 1));
     assert_false(l->limit_hit);
-    assert_string_equal(rr_linear_grow(l, RR_WINDOWS_END + LIMIT), "memory limit");
+    assert_string_equal(rr_linear_grow(l, RR_WINDOW_END + LIMIT), "memory limit");
     assert_true(l->limit_hit);
     rr_linear_put(l);
 }
@@ -76,7 +76,7 @@ static void test_only_the_host_opens_windows(void **state)
     struct rr_linear *l = get(false);
 
     (void)state;
-    assert_non_null(rr_linear_grow(l, RR_WINDOWS_END));
+    assert_non_null(rr_linear_grow(l, RR_WINDOW_END));
     assert_true(l->limit_hit);
     assert_false(l->opened);
     rr_linear_put(l);
@@ -88,11 +88,11 @@ static void test_pooled_memory_is_zero(void **state)
         0,
         4096,
         INITIAL - 1,
-        RR_WINDOWS_BEGIN,
-        RR_WINDOWS_BEGIN + 5000,
-        RR_WINDOWS_BEGIN + 40 * RR_MIB,
-        RR_WINDOWS_BEGIN + 64 * RR_MIB + 8192,
-        RR_WINDOWS_END - 1,
+        RR_WINDOW_BASE,
+        RR_WINDOW_BASE + 5000,
+        RR_WINDOW_BASE + 40 * RR_MIB,
+        RR_WINDOW_BASE + 64 * RR_MIB + 8192,
+        RR_WINDOW_END - 1,
     };
     uint8_t *base = NULL;
 
@@ -108,11 +108,11 @@ static void test_pooled_memory_is_zero(void **state)
             assert_true(base[places[i]] == 0);
             base[places[i]] = 0x5a;
         }
-        rr_linear_touch(l, RR_WINDOWS_BEGIN, RR_WINDOWS_BEGIN + 4999 + (unsigned int)round);
-        rr_linear_touch(l, RR_WINDOWS_BEGIN + 64 * RR_MIB, RR_WINDOWS_BEGIN + 64 * RR_MIB + 8193);
+        rr_linear_touch(l, RR_WINDOW_BASE, RR_WINDOW_BASE + 4999 + (unsigned int)round);
+        rr_linear_touch(l, RR_WINDOW_BASE + 64 * RR_MIB, RR_WINDOW_BASE + 64 * RR_MIB + 8193);
         for (uint64_t n = 0; n < 20; n++) /* more than are kept */
-            rr_linear_touch(l, RR_WINDOWS_BEGIN + (100 + n) * RR_MIB,
-                            RR_WINDOWS_BEGIN + (100 + n) * RR_MIB + 1);
+            rr_linear_touch(l, RR_WINDOW_BASE + (100 + n) * RR_MIB,
+                            RR_WINDOW_BASE + (100 + n) * RR_MIB + 1);
         assert_true(l->n_kept <= RR_LINEAR_MAX_KEPT);
         for (size_t n = 1; n < l->n_kept; n++)
             assert_true(l->kept[n - 1].end <= l->kept[n].begin);
@@ -130,7 +130,7 @@ static void test_kinds_do_not_mix(void **state)
     rr_linear_put(with);
     without = get(false);
     assert_ptr_not_equal(with, without);
-    assert_false(readable(without, RR_WINDOWS_BEGIN));
+    assert_false(readable(without, RR_WINDOW_BASE));
     rr_linear_put(without);
 }
 
