@@ -37,201 +37,200 @@ static struct rr_workflow *good(const char *text)
     return wf;
 }
 
+static const struct {
+    const char *text;
+    unsigned int line; /* 0: any */
+    const char *says, *hint;
+} mistakes[] = {
+    {"", 1, "empty", "version: 1"},
+    {"version: 2\n", 1, "version", ""},
+    {"functions: {}\n", 1, "version", ""},
+    {"version: 1\nfunctions: [\n", 0, "", ""},
+    {"version: 1\nversion: 1\n", 2, "version", ""},
+    {HEAD IN "  - {from: a, to: c}\nresult: b\n", 7, "'c'", ""},
+    {HEAD IN "  - {from: a, to: bb}\nresult: b\n", 7, "'bb'", "b"},
+    {HEAD IN "  - {from: a, to: b}\nresult: nobody\n", 8, "'nobody'", ""},
+    {HEAD IN "  - {from: a, to: input}\nresult: b\n", 7, "input", ""},
+    {HEAD IN "  - {from: a}\nresult: b\n", 7, "'to'", "from"},
+    {HEAD IN "  - {from: a, to: b, size: 3}\nresult: b\n", 7, "size", ""},
+    {HEAD IN "  - {from: a, to: b, max: 3}\nresult: b\n", 7, "max", ""},
+    {HEAD IN "  - {from: a, to: b, max: 2GiB}\nresult: b\n", 7, "max", ""},
+    {HEAD IN "  - {from: a, to: b, max: -1MiB}\nresult: b\n", 7, "max", ""},
+    {HEAD IN "  - {from: a, to: b}\n  - {from: a.x, to: b}\nresult: b\n", 8, "port 'in' of 'b'",
+     ""},
+    {HEAD IN "  - {from: a, to: b}\n  - {from: a, to: b.x}\nresult: b\n", 8, "twice", ""},
+    {HEAD IN "  - {from: a, to: b}\n  - {from: b, to: a.back}\nresult: b\n", 0, "cycle", ""},
+    {HEAD IN "  - {from: a, to: a.again}\nresult: a\n", 0, "", ""},
+    {HEAD IN "result: a\n", 4, "'b'", ""},
+    {HEAD "  - {from: a, to: b}\nresult: b\n", 0, "input", ""},
+    {HEAD IN "  - {from: a, to: b}\n", 0, "result", ""},
+    {"version: 1\nfunctions: {}\nedges: []\nresult: a\n", 0, "", ""},
+    {"version: 1\nfunctions: {1a: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "", ""},
+    {"version: 1\nfunctions: {input: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "input", ""},
+    {"version: 1\nfunctions: {a: {}}\nedges: []\nresult: a\n", 2, "module", ""},
+    {"version: 1\nfunctions: {a: {module: x, memory: lots}}\nedges: []\nresult: a\n", 2, "memory",
+     ""},
+    {"version: 1\nfunctions: {a: {module: x, memory: 9GiB}}\nedges: []\nresult: a\n", 2, "memory",
+     ""},
+    {"version: 1\nfunctions: {a: {module: x, deadline: 5}}\nedges: []\nresult: a\n", 2, "deadline",
+     ""},
+    {"version: 1\nfunctions: {a: {module: x, instances: 0}}\nedges: []\nresult: a\n", 2,
+     "instances", ""},
+    {"version: 1\nfunctions: {a: {module: x, instances: 5000}}\nedges: []\nresult: a\n", 2,
+     "instances", ""},
+    {"version: 1\nfunctions: {a: {module: x, env: [1]}}\nedges: []\nresult: a\n", 2, "env", ""},
+    {"version: 1\nfunctions: {a: {module: x, memroy: 1MiB}}\nedges: []\nresult: a\n", 2, "memroy",
+     "memory"},
+    {"version: 1\nfunctions: {a: {module: x, calls: [b]}}\nedges: [{from: input, to: "
+     "a}]\nresult: a\n",
+     2, "'b'", ""},
+    {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y, calls: [a]}}\n"
+     "edges: [{from: input, to: a}]\nresult: a\n",
+     0, "called by", ""},
+    {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y}}\n"
+     "edges: [{from: input, to: a}, {from: a, to: b}]\nresult: a\n",
+     3, "called by", ""},
+    {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
+          "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
+     0, "", ""},
+    {"version: 1\nisolation: yes\nfunctions: {}\nedges: []\nresult: a\n", 2, "'yes'", "process"},
+    {"version: 1\nisolation: [process]\nfunctions: {}\nedges: []\nresult: a\n", 2, "a list",
+     "process"},
+    {"version: 1\nisolaton: process\nfunctions: {}\nedges: []\nresult: a\n", 2, "'isolaton'",
+     "isolation"},
+    {"version: 1\ndead_letters: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters",
+     "quotes"},
+    {"version: 1\ndead_letters:\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters", ""},
+    {"version: 1\nlimits: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "limits", "pairs"},
+    {LIMITS("messages: 3"), 2, "unknown key 'messages' in limits", ""},
+    {LIMITS("queue_messages: 0"), 2, "queue_messages cannot be '0'", "from 1 to 65536"},
+    {LIMITS("queue_messages: 65537"), 2, "queue_messages", "from 1 to 65536"},
+    {LIMITS("queue_messages: 99999999999999999999"), 2, "queue_messages", ""},
+    {LIMITS("queue_messages: \"3\""), 2, "queue_messages", ""},
+    {LIMITS("queue_messages: {}"), 2, "a number, not a map", ""},
+    {LIMITS("queue_bytes: 4"), 2, "queue_bytes", "unit"},
+    {LIMITS("queue_bytes: 1023KiB"), 2, "queue_bytes", "1 MiB"},
+    {LIMITS("queue_bytes: 1025GiB"), 2, "queue_bytes", "choose a size"},
+    {TWO("process") IN "  - {from: a, to: b, delivery: once}\nresult: b\n", 6, "'once'",
+     "at-least-once"},
+    {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, "attempts",
+     "delivery: at-least-once"},
+    {TWO("process") IN "  - {from: a, to: b, delivery: at-most-once, attempts: 2}\nresult: b\n", 6,
+     "at most once", "remove"},
+    {TWO("process") LETTERS("a", "b", ", attempts: 0"), 6, "attempts", "1 to 100"},
+    {TWO("process") LETTERS("a", "b", ", attempts: 101"), 6, "attempts", "1 to 100"},
+    {TWO("process") LETTERS("a", "b", ", attempts: [1]"), 6, "not a list", "1 to 100"},
+    {TWO("worker") LETTERS("a", "b", ""), 6, "at-least-once", "one of the two functions"},
+    {TWO("worker") LETTERS("input", "b", ""), 6, "at-least-once", "`isolation: process` for 'b'"},
+};
+
 static void test_mistakes(void **state)
 {
-    static const struct {
-        const char *text;
-        unsigned int line; /* 0: any */
-        const char *says, *hint;
-    } cases[] = {
-        {"", 1, "empty", "version: 1"},
-        {"version: 2\n", 1, "version", ""},
-        {"functions: {}\n", 1, "version", ""},
-        {"version: 1\nfunctions: [\n", 0, "", ""},
-        {"version: 1\nversion: 1\n", 2, "version", ""},
-        {HEAD IN "  - {from: a, to: c}\nresult: b\n", 7, "'c'", ""},
-        {HEAD IN "  - {from: a, to: bb}\nresult: b\n", 7, "'bb'", "b"},
-        {HEAD IN "  - {from: a, to: b}\nresult: nobody\n", 8, "'nobody'", ""},
-        {HEAD IN "  - {from: a, to: input}\nresult: b\n", 7, "input", ""},
-        {HEAD IN "  - {from: a}\nresult: b\n", 7, "'to'", "from"},
-        {HEAD IN "  - {from: a, to: b, size: 3}\nresult: b\n", 7, "size", ""},
-        {HEAD IN "  - {from: a, to: b, max: 3}\nresult: b\n", 7, "max", ""},
-        {HEAD IN "  - {from: a, to: b, max: 2GiB}\nresult: b\n", 7, "max", ""},
-        {HEAD IN "  - {from: a, to: b, max: -1MiB}\nresult: b\n", 7, "max", ""},
-        {HEAD IN "  - {from: a, to: b}\n  - {from: a.x, to: b}\nresult: b\n", 8, "port 'in' of 'b'",
-         ""},
-        {HEAD IN "  - {from: a, to: b}\n  - {from: a, to: b.x}\nresult: b\n", 8, "twice", ""},
-        {HEAD IN "  - {from: a, to: b}\n  - {from: b, to: a.back}\nresult: b\n", 0, "cycle", ""},
-        {HEAD IN "  - {from: a, to: a.again}\nresult: a\n", 0, "", ""},
-        {HEAD IN "result: a\n", 4, "'b'", ""},
-        {HEAD "  - {from: a, to: b}\nresult: b\n", 0, "input", ""},
-        {HEAD IN "  - {from: a, to: b}\n", 0, "result", ""},
-        {"version: 1\nfunctions: {}\nedges: []\nresult: a\n", 0, "", ""},
-        {"version: 1\nfunctions: {1a: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "", ""},
-        {"version: 1\nfunctions: {input: {module: a.wasm}}\nedges: []\nresult: a\n", 2, "input",
-         ""},
-        {"version: 1\nfunctions: {a: {}}\nedges: []\nresult: a\n", 2, "module", ""},
-        {"version: 1\nfunctions: {a: {module: x, memory: lots}}\nedges: []\nresult: a\n", 2,
-         "memory", ""},
-        {"version: 1\nfunctions: {a: {module: x, memory: 9GiB}}\nedges: []\nresult: a\n", 2,
-         "memory", ""},
-        {"version: 1\nfunctions: {a: {module: x, deadline: 5}}\nedges: []\nresult: a\n", 2,
-         "deadline", ""},
-        {"version: 1\nfunctions: {a: {module: x, instances: 0}}\nedges: []\nresult: a\n", 2,
-         "instances", ""},
-        {"version: 1\nfunctions: {a: {module: x, instances: 5000}}\nedges: []\nresult: a\n", 2,
-         "instances", ""},
-        {"version: 1\nfunctions: {a: {module: x, env: [1]}}\nedges: []\nresult: a\n", 2, "env", ""},
-        {"version: 1\nfunctions: {a: {module: x, memroy: 1MiB}}\nedges: []\nresult: a\n", 2,
-         "memroy", "memory"},
-        {"version: 1\nfunctions: {a: {module: x, calls: [b]}}\nedges: [{from: input, to: "
-         "a}]\nresult: a\n",
-         2, "'b'", ""},
-        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y, calls: [a]}}\n"
-         "edges: [{from: input, to: a}]\nresult: a\n",
-         0, "called by", ""},
-        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: y}}\n"
-         "edges: [{from: input, to: a}, {from: a, to: b}]\nresult: a\n",
-         3, "called by", ""},
-        {HEAD "  - {from: input, to: a, max: 1GiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
-              "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
-         0, "", ""},
-        {"version: 1\nisolation: yes\nfunctions: {}\nedges: []\nresult: a\n", 2, "'yes'",
-         "process"},
-        {"version: 1\nisolation: [process]\nfunctions: {}\nedges: []\nresult: a\n", 2, "a list",
-         "process"},
-        {"version: 1\nisolaton: process\nfunctions: {}\nedges: []\nresult: a\n", 2, "'isolaton'",
-         "isolation"},
-        {"version: 1\ndead_letters: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters",
-         "quotes"},
-        {"version: 1\ndead_letters:\nfunctions: {}\nedges: []\nresult: a\n", 2, "dead_letters", ""},
-        {"version: 1\nlimits: 3\nfunctions: {}\nedges: []\nresult: a\n", 2, "limits", "pairs"},
-        {LIMITS("messages: 3"), 2, "unknown key 'messages' in limits", ""},
-        {LIMITS("queue_messages: 0"), 2, "queue_messages cannot be '0'", "from 1 to 65536"},
-        {LIMITS("queue_messages: 65537"), 2, "queue_messages", "from 1 to 65536"},
-        {LIMITS("queue_messages: 99999999999999999999"), 2, "queue_messages", ""},
-        {LIMITS("queue_messages: \"3\""), 2, "queue_messages", ""},
-        {LIMITS("queue_messages: {}"), 2, "a number, not a map", ""},
-        {LIMITS("queue_bytes: 4"), 2, "queue_bytes", "unit"},
-        {LIMITS("queue_bytes: 1023KiB"), 2, "queue_bytes", "1 MiB"},
-        {LIMITS("queue_bytes: 1025GiB"), 2, "queue_bytes", "choose a size"},
-        {TWO("process") IN "  - {from: a, to: b, delivery: once}\nresult: b\n", 6, "'once'",
-         "at-least-once"},
-        {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, "attempts",
-         "delivery: at-least-once"},
-        {TWO("process") IN "  - {from: a, to: b, delivery: at-most-once, attempts: 2}\nresult: b\n",
-         6, "at most once", "remove"},
-        {TWO("process") LETTERS("a", "b", ", attempts: 0"), 6, "attempts", "1 to 100"},
-        {TWO("process") LETTERS("a", "b", ", attempts: 101"), 6, "attempts", "1 to 100"},
-        {TWO("process") LETTERS("a", "b", ", attempts: [1]"), 6, "not a list", "1 to 100"},
-        {TWO("worker") LETTERS("a", "b", ""), 6, "at-least-once", "one of the two functions"},
-        {TWO("worker") LETTERS("input", "b", ""), 6, "at-least-once",
-         "`isolation: process` for 'b'"},
-    };
-
     (void)state;
-    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+    for (size_t i = 0; i < RR_ARRAY_LEN(mistakes); i++) {
         struct rr_workflow *wf = NULL;
         struct rr_error err;
 
-        if (parse(cases[i].text, &wf, &err) != RR_E_INVALID)
+        if (parse(mistakes[i].text, &wf, &err) != RR_E_INVALID)
             fail_msg("case %zu was taken: %s", i, err.text);
         assert_null(wf);
-        if (!strstr(err.text, cases[i].says) || !strstr(err.hint, cases[i].hint) || !err.hint[0])
+        if (!strstr(err.text, mistakes[i].says) || !strstr(err.hint, mistakes[i].hint) ||
+            !err.hint[0])
             fail_msg("case %zu: %s (%s)", i, err.text, err.hint);
         if (strcmp(err.file, "dir/flow.yaml") != 0 || !err.line || !err.column ||
-            (cases[i].line && err.line != cases[i].line))
+            (mistakes[i].line && err.line != mistakes[i].line))
             fail_msg("case %zu: %s:%u:%u: %s", i, err.file, err.line, err.column, err.text);
     }
 }
 
 /* Where exactly: line and column of the word that is wrong, and the whole of a cycle. */
+static const struct {
+    const char *text;
+    unsigned int line, column;
+    const char *says, *hint;
+} positions[] = {
+    {"a: 1\nb: \xff\n", 2, 4, "0xff", "UTF-8"},
+    {"version: 1\nname: &x y\n", 2, 10, "anchors", "value"},
+    {"version: 1\nname: !x y\n", 2, 10, "tags", "tag"},
+    {"version: 1\nname: *x\n", 2, 8, "aliases", "value"},
+    {"version: 1\n---\nversion: 1\n", 2, 1, "second", "one workflow"},
+    {"version: 1\n[a]: b\n", 2, 1, "key", ""},
+    {"- version: 1\n", 1, 1, "a workflow must be a map, not a list", "key: value"},
+    {"version: 1\nfunctions:\n  a:\n    module:\nedges: []\nresult: a\n", 4, 5,
+     "module must be a text, not empty", "write a text"},
+    {"version: 1\nfunctions:\n  a: {module: x}\nedges:\n  -\nresult: a\n", 5, 3,
+     "an edge must be a map, not empty", "key: value"},
+    {"version: 1\nname: 9x\nfunctions: {}\nedges: []\nresult: a\n", 2, 7, "'9x'", "letter"},
+    {"version: 1\nnmae: x\n", 2, 1, "unknown key 'nmae'", "'name'"},
+    {"version: 1\nfunctions: {a: {module: 3}}\nedges: []\nresult: a\n", 2, 25,
+     "a text, not a number", "quotes"},
+    {"version: 1\nfunctions: {a: {module: x, args: [1, [2]]}}\nedges: []\nresult: a\n", 2, 38,
+     "argument", ""},
+    {"version: 1\nfunctions: {a: {module: x, env: {9: x}}}\nedges: []\nresult: a\n", 2, 34, "'9'",
+     "digit"},
+    {"version: 1\nfunctions: {a: {module: x, folders: [{host: d}]}}\nedges: []\nresult: a\n", 2, 38,
+     "'guest'", "{host: data, guest: /data}"},
+    {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /a/../b}]}}\nedges: "
+     "[]\n"
+     "result: a\n",
+     2, 55, "/a/../b", "'..'"},
+    {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /d, writable: 1}]}}\n"
+     "edges: []\nresult: a\n",
+     2, 69, "true or false", ""},
+    {"version: 1\nfunctions: {a: {module: x, calls: [a]}}\nedges: [{from: input, to: "
+     "a}]\nresult: a\n",
+     3, 9, "'a' is called by 'a'", ""},
+    {"version: 1\nfunctions:\n  a: {module: x, calls: [b, b]}\n  b: {module: x}\n"
+     "edges: [{from: input, to: a}]\nresult: a\n",
+     3, 29, "twice", "one of the two"},
+    {"version: 1\nfunctions:\n  a: {module: x, calls: [b]}\n  b: {module: x, calls: [c]}\n"
+     "  c: {module: x, calls: [b]}\nedges: [{from: input, to: a}]\nresult: a\n",
+     5, 26, "b -> c -> b", "`calls`"},
+    {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: x}}\n"
+     "edges: [{from: input, to: a}]\nresult: b\n",
+     4, 9, "cannot give the result", "own entry"},
+    {"version: 1\nfunctions: {a: {module: x}, b: {module: x}, c: {module: x}}\nedges:\n"
+     "  - {from: input, to: a}\n  - {from: a, to: b}\n  - {from: c, to: a.x}\n"
+     "  - {from: b, to: c}\nresult: c\n",
+     7, 5, "c -> a -> b -> c", "remove this edge"},
+    {HEAD IN "  - {from: input.x, to: b}\nresult: b\n", 7, 12, "'input' has no ports",
+     "from: input"},
+    {HEAD IN "  - {from: a, to: b.c.d}\nresult: b\n", 7, 19, "'b.c.d'", "FUNCTION.PORT"},
+    {HEAD IN "  - {from: a, to: b}\nresult: input\n", 8, 9, "the result", "function"},
+    /* halves: f0.x meets a.out at one end, b.out at the other, and those two fill both */
+    {"version: 1\nfunctions: {f: {module: x}, a: {module: x}, b: {module: x}}\nedges:\n"
+     "  - {from: input, to: f, max: 8MiB}\n  - {from: f, to: a, max: 512MiB}\n"
+     "  - {from: a, to: b, max: 512MiB}\n  - {from: f.x, to: b.x, max: 8MiB}\nresult: b\n",
+     7, 5, "a large and a small edge cannot share the address space of 'b'", "64MiB"},
+    {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
+          "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
+     7, 5, "two large edges cannot share the address space of 'a'", "lower `max` to 64MiB"},
+    {"version: 1\nfunctions: {a: {module: x, isolation: none}}\nedges: []\nresult: a\n", 2, 39,
+     "isolation cannot be 'none'", "a process of its own"},
+    {LIMITS("queue_messages: 7, queue_bytes: 2"), 2, 42, "queue_bytes is not a size", "64MiB"},
+    {LIMITS("queue_messages: 7, depth: 2"), 2, 29, "'depth'", "queue_messages, queue_bytes"},
+    {TWO("process") LETTERS("a", "b", ", attempts: 1000"), 6, 57, "attempts cannot be '1000'",
+     "1 to 100"},
+    {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, 32,
+     "delivers at most once", "`delivery: at-least-once`"},
+    {TWO("worker") LETTERS("a", "b", ""), 6, 32, "from 'a' to 'b': both are in one process",
+     "isolate one of the two functions: `isolation: process` for 'a' or 'b'"},
+    {TWO("process") "  - {from: input, to: a, delivery: [at-least-once]}\nresult: b\n", 5, 36,
+     "delivery must be a text, not a list", "at-most-once"},
+};
+
 static void test_positions(void **state)
 {
-    static const struct {
-        const char *text;
-        unsigned int line, column;
-        const char *says, *hint;
-    } cases[] = {
-        {"a: 1\nb: \xff\n", 2, 4, "0xff", "UTF-8"},
-        {"version: 1\nname: &x y\n", 2, 10, "anchors", "value"},
-        {"version: 1\nname: !x y\n", 2, 10, "tags", "tag"},
-        {"version: 1\nname: *x\n", 2, 8, "aliases", "value"},
-        {"version: 1\n---\nversion: 1\n", 2, 1, "second", "one workflow"},
-        {"version: 1\n[a]: b\n", 2, 1, "key", ""},
-        {"- version: 1\n", 1, 1, "a workflow must be a map, not a list", "key: value"},
-        {"version: 1\nfunctions:\n  a:\n    module:\nedges: []\nresult: a\n", 4, 5,
-         "module must be a text, not empty", "write a text"},
-        {"version: 1\nfunctions:\n  a: {module: x}\nedges:\n  -\nresult: a\n", 5, 3,
-         "an edge must be a map, not empty", "key: value"},
-        {"version: 1\nname: 9x\nfunctions: {}\nedges: []\nresult: a\n", 2, 7, "'9x'", "letter"},
-        {"version: 1\nnmae: x\n", 2, 1, "unknown key 'nmae'", "'name'"},
-        {"version: 1\nfunctions: {a: {module: 3}}\nedges: []\nresult: a\n", 2, 25,
-         "a text, not a number", "quotes"},
-        {"version: 1\nfunctions: {a: {module: x, args: [1, [2]]}}\nedges: []\nresult: a\n", 2, 38,
-         "argument", ""},
-        {"version: 1\nfunctions: {a: {module: x, env: {9: x}}}\nedges: []\nresult: a\n", 2, 34,
-         "'9'", "digit"},
-        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d}]}}\nedges: []\nresult: a\n", 2,
-         38, "'guest'", "{host: data, guest: /data}"},
-        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /a/../b}]}}\nedges: "
-         "[]\n"
-         "result: a\n",
-         2, 55, "/a/../b", "'..'"},
-        {"version: 1\nfunctions: {a: {module: x, folders: [{host: d, guest: /d, writable: 1}]}}\n"
-         "edges: []\nresult: a\n",
-         2, 69, "true or false", ""},
-        {"version: 1\nfunctions: {a: {module: x, calls: [a]}}\nedges: [{from: input, to: "
-         "a}]\nresult: a\n",
-         3, 9, "'a' is called by 'a'", ""},
-        {"version: 1\nfunctions:\n  a: {module: x, calls: [b, b]}\n  b: {module: x}\n"
-         "edges: [{from: input, to: a}]\nresult: a\n",
-         3, 29, "twice", "one of the two"},
-        {"version: 1\nfunctions:\n  a: {module: x, calls: [b]}\n  b: {module: x, calls: [c]}\n"
-         "  c: {module: x, calls: [b]}\nedges: [{from: input, to: a}]\nresult: a\n",
-         5, 26, "b -> c -> b", "`calls`"},
-        {"version: 1\nfunctions: {a: {module: x, calls: [b]}, b: {module: x}}\n"
-         "edges: [{from: input, to: a}]\nresult: b\n",
-         4, 9, "cannot give the result", "own entry"},
-        {"version: 1\nfunctions: {a: {module: x}, b: {module: x}, c: {module: x}}\nedges:\n"
-         "  - {from: input, to: a}\n  - {from: a, to: b}\n  - {from: c, to: a.x}\n"
-         "  - {from: b, to: c}\nresult: c\n",
-         7, 5, "c -> a -> b -> c", "remove this edge"},
-        {HEAD IN "  - {from: input.x, to: b}\nresult: b\n", 7, 12, "'input' has no ports",
-         "from: input"},
-        {HEAD IN "  - {from: a, to: b.c.d}\nresult: b\n", 7, 19, "'b.c.d'", "FUNCTION.PORT"},
-        {HEAD IN "  - {from: a, to: b}\nresult: input\n", 8, 9, "the result", "function"},
-        /* halves: f0.x meets a.out at one end, b.out at the other, and those two fill both */
-        {"version: 1\nfunctions: {f: {module: x}, a: {module: x}, b: {module: x}}\nedges:\n"
-         "  - {from: input, to: f, max: 8MiB}\n  - {from: f, to: a, max: 512MiB}\n"
-         "  - {from: a, to: b, max: 512MiB}\n  - {from: f.x, to: b.x, max: 8MiB}\nresult: b\n",
-         7, 5, "a large and a small edge cannot share the address space of 'b'", "64MiB"},
-        {HEAD "  - {from: input, to: a, max: 65MiB}\n  - {from: a.x, to: b.x, max: 1GiB}\n"
-              "  - {from: a.y, to: b.y, max: 1GiB}\nresult: b\n",
-         7, 5, "two large edges cannot share the address space of 'a'", "lower `max` to 64MiB"},
-        {"version: 1\nfunctions: {a: {module: x, isolation: none}}\nedges: []\nresult: a\n", 2, 39,
-         "isolation cannot be 'none'", "a process of its own"},
-        {LIMITS("queue_messages: 7, queue_bytes: 2"), 2, 42, "queue_bytes is not a size", "64MiB"},
-        {LIMITS("queue_messages: 7, depth: 2"), 2, 29, "'depth'", "queue_messages, queue_bytes"},
-        {TWO("process") LETTERS("a", "b", ", attempts: 1000"), 6, 57, "attempts cannot be '1000'",
-         "1 to 100"},
-        {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, 32,
-         "delivers at most once", "`delivery: at-least-once`"},
-        {TWO("worker") LETTERS("a", "b", ""), 6, 32, "from 'a' to 'b': both are in one process",
-         "isolate one of the two functions: `isolation: process` for 'a' or 'b'"},
-        {TWO("process") "  - {from: input, to: a, delivery: [at-least-once]}\nresult: b\n", 5, 36,
-         "delivery must be a text, not a list", "at-most-once"},
-    };
-
     (void)state;
-    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+    for (size_t i = 0; i < RR_ARRAY_LEN(positions); i++) {
         struct rr_workflow *wf = NULL;
         struct rr_error err;
 
-        assert_int_equal(parse(cases[i].text, &wf, &err), RR_E_INVALID);
+        assert_int_equal(parse(positions[i].text, &wf, &err), RR_E_INVALID);
         assert_null(wf);
-        if (err.line != cases[i].line || err.column != cases[i].column ||
-            !strstr(err.text, cases[i].says) || !strstr(err.hint, cases[i].hint) || !err.hint[0])
+        if (err.line != positions[i].line || err.column != positions[i].column ||
+            !strstr(err.text, positions[i].says) || !strstr(err.hint, positions[i].hint) ||
+            !err.hint[0])
             fail_msg("case %zu: %u:%u: %s (%s)", i, err.line, err.column, err.text, err.hint);
     }
 }
