@@ -416,6 +416,36 @@ static int read_socket(struct rr_link *link, struct rr_error *err)
 
 /* --- sender ---------------------------------------------------------------------------------- */
 
+static void unshare(const struct rr_link_domain *d, uint64_t bytes)
+{
+    if (!d->own)
+        return;
+    atomic_fetch_sub(&d->own->messages, 1);
+    atomic_fetch_sub(&d->own->bytes, bytes);
+}
+
+/* Count it, then look at the sum: two that do so at once may both wait, but not both go on. */
+static bool share(const struct rr_link *link, uint64_t bytes)
+{
+    const struct rr_link_domain *d = link->domain;
+    uint64_t n_messages = 0, n_bytes = 0;
+
+    if (!d->own)
+        return true;
+    atomic_fetch_add(&d->own->messages, 1);
+    atomic_fetch_add(&d->own->bytes, bytes);
+    if (link->n_waiting == 0) /* or a slow receiver would stop them all for good */
+        return true;
+    for (size_t n = 0; n < d->n_shares; n++) {
+        n_messages += atomic_load(&d->shares[n].messages);
+        n_bytes += atomic_load(&d->shares[n].bytes);
+    }
+    if (n_messages <= d->domain_messages && n_bytes <= d->domain_bytes)
+        return true;
+    unshare(d, bytes);
+    return false;
+}
+
 static void settle(struct rr_link *link, struct waiting *w, bool lost)
 {
     void *cookie = w->cookie;
@@ -423,6 +453,7 @@ static void settle(struct rr_link *link, struct waiting *w, bool lost)
 
     link->waiting_bytes -= w->bytes;
     link->n_waiting--;
+    unshare(link->domain, w->bytes);
     link->n_unacked -= !w->acked;
     w->used = false;
     link->done(link->user, cookie, acked, lost);
@@ -546,6 +577,8 @@ int rr_link_send(struct rr_link *link, const struct rr_packet *p, void *cookie,
         return -EAGAIN; /* a death is noticed by rr_link_pump() */
     if (r < 0)
         return system_error(err, "cannot lend memory to a peer", -r);
+    if ((!p->data || p->acked) && !share(link, p->len))
+        return -EAGAIN;
     fill_record(link, p, to);
     if (!p->data || p->acked) {
         w = &link->waiting[link->next_seq % link->domain->queue_messages];

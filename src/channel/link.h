@@ -13,6 +13,7 @@
 #ifndef RR_CHANNEL_LINK_H
 #define RR_CHANNEL_LINK_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -26,6 +27,12 @@
 #define RR_LINK_MAX_QUEUE 4000       /* messages not done with on one link */
 #define RR_LINK_MAX_NAME 63
 
+/* What one process of a domain has sent and is not done with, where all others can see it. */
+struct rr_link_share {
+    _Alignas(64) atomic_uint_fast64_t messages;
+    atomic_uint_fast64_t bytes;
+};
+
 /* What both ends of all links of a process share; outlives them. */
 struct rr_link_domain {
     char dir[96];  /* mode 0700, one socket per function: DIR/NAME.sock */
@@ -34,6 +41,12 @@ struct rr_link_domain {
     struct rr_arena *arena;
     unsigned int queue_messages; /* bounds of what is not done with on one link */
     uint64_t queue_bytes;
+    /* Bounds of the same over all links of all processes; shares: in memory that they share, one of
+     * them our own. A link with nothing under way may always send one more. NULL: no such bounds.
+     */
+    struct rr_link_share *shares, *own;
+    size_t n_shares;
+    uint64_t domain_messages, domain_bytes;
 };
 
 /* A message on its way. */

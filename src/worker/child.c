@@ -14,7 +14,9 @@
 #include "base/util.h"
 #include "worker/remote.h"
 
-#define TRY_NS 100000u /* between attempts to tell a parent that does not listen */
+#define MAX_FILES 65536 /* rings, and memfds: its own and those that it was lent */
+#define OOM_SCORE 100   /* more than the parent's: it can be started again */
+#define TRY_NS 100000u  /* between attempts to tell a parent that does not listen */
 
 /* --- what it tells --------------------------------------------------------------------------- */
 
@@ -141,12 +143,33 @@ void rr_child_hear(struct remote *rm)
 
 /* --- life ------------------------------------------------------------------------------------ */
 
+/* When memory runs out, the kernel is to end a worker, not its parent. Best effort. */
+static void go_first(void)
+{
+    int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+    char text[16] = "";
+
+    if (fd < 0)
+        return;
+    if (read(fd, text, sizeof(text) - 1) > 0) {
+        int n = snprintf(text, sizeof(text), "%d",
+                         atoi(text) > 1000 - OOM_SCORE ? 1000 : atoi(text) + OOM_SCORE);
+
+        if (pwrite(fd, text, (size_t)n, 0) < 0)
+            rr_log(2, "cannot become the first to go when memory runs out: %s", strerror(errno));
+    }
+    close(fd);
+}
+
 static int settle_down(struct remote *rm, struct rr_error *err)
 {
     const struct rr_function *f = &rm->w->wf->functions[rm->self];
     struct rr_sandbox_path *paths = calloc(f->n_folders + 1, sizeof(*paths));
-    struct rr_sandbox_options o = {
-        .paths = paths, .n_paths = f->n_folders, .uid = rm->child_uid, .gid = rm->child_gid};
+    struct rr_sandbox_options o = {.paths = paths,
+                                   .n_paths = f->n_folders,
+                                   .uid = rm->child_uid,
+                                   .gid = rm->child_gid,
+                                   .max_files = MAX_FILES};
     struct rr_sandbox_report report;
     int r;
 
@@ -154,6 +177,7 @@ static int settle_down(struct remote *rm, struct rr_error *err)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     for (size_t n = 0; n < f->n_folders; n++)
         paths[n] = (struct rr_sandbox_path){f->folders[n].host, f->folders[n].writable};
+    go_first();
     r = rr_sandbox_enter(&o, &report, err);
     free(paths);
     if (r)
@@ -177,6 +201,7 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
     rm->self = function;
     rm->control_fd = control_fd;
     rm->pulse = rm->children[function].pulse;
+    rm->domain.own = &rm->domain.shares[function];
     rm->events = calloc(1, sizeof(*rm->events));
     close(rm->epoll_fd);
     rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

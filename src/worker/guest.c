@@ -247,7 +247,6 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
 
     i->n_sent++;
     m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
-    m->ack_link = 0; /* an input that is sent on: its ack is the run's business */
     if (m->len > port->seen_bytes)
         port->seen_bytes = m->len;
     if (port->reply) {

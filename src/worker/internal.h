@@ -18,6 +18,8 @@ struct small {
     uint8_t data[];
 };
 
+struct debt; /* remote.h */
+
 /* One message for one receiver. Its payload is in exactly one of three places: small (a buffer of
  * ours), region (parked, or in the window of its owner), or, while its sender fills it, in the
  * sender's memory at its window (both NULL). */
@@ -34,10 +36,10 @@ struct message {
     uint8_t *meta; /* owned: {u32 key_len, u32 value_len, key, value} ... */
     size_t meta_len;
     int edge;
-    uint64_t id;                /* the same whenever its sender handles the same message again */
-    uint64_t run;               /* it was sent in */
-    unsigned int attempt;       /* of delivery, for edges that deliver at least once */
-    uint64_t ack_link, ack_seq; /* who is to hear that it was handled; 0: nobody */
+    uint64_t id;          /* the same whenever its sender handles the same message again */
+    uint64_t run;         /* it was sent in */
+    unsigned int attempt; /* of delivery, for edges that deliver at least once */
+    struct debt *debt;    /* owned reference: settled when it is done with, or NULL */
     enum rr_path path;
     uint64_t sent_ns, send_cost_ns, copied_bytes;
 };

@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/remote.h"
 
 uint64_t rr_id_mix(uint64_t a, uint64_t b)
 {
@@ -69,6 +70,7 @@ void rr_message_free(struct message *m)
             rr_log(0, "cannot mend a region"); /* it stays usable, but copies */
         rr_region_put(m->region);
     }
+    rr_debt_unref(m->debt);
     free(m->meta);
     free(m);
 }
@@ -105,7 +107,7 @@ struct message *rr_message_share(const struct message *m)
         return NULL;
     *s = *m;
     s->next = NULL;
-    s->ack_link = 0;
+    s->debt = NULL;
     s->copied_bytes = 0; /* counted once */
     if (m->meta) {
         s->meta = malloc(m->meta_len);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -298,6 +299,8 @@ static void died(struct remote *rm, struct child *c)
     c->asked_ns = 0;
     if (atomic_exchange(&c->pulse->handled, 0)) /* it worked: not one that dies at once */
         c->n_starts = 0;
+    atomic_store(&rm->domain.shares[c->function].messages, 0); /* it has nothing under way */
+    atomic_store(&rm->domain.shares[c->function].bytes, 0);
     c->again_ns = rr_now_ns();
     if (c->n_starts)
         c->again_ns += rr_min(BACKOFF_MAX_NS, BACKOFF_NS << rr_min(c->n_starts, 16));
@@ -482,15 +485,47 @@ static int make_dir(struct remote *rm, struct rr_error *err)
     return 0;
 }
 
+static size_t common_bytes(const struct remote *rm)
+{
+    return rr_align_up(rm->w->wf->n_functions * sizeof(struct pulse), 64) +
+           (rm->w->wf->n_functions + 1) * sizeof(struct rr_link_share);
+}
+
+/* What parent and workers share: a pulse of each worker, and what each process has under way. */
+static int make_common(struct remote *rm)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    uint8_t *common =
+        mmap(NULL, common_bytes(rm), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if (common == MAP_FAILED)
+        return -ENOMEM;
+    rm->pulses = (struct pulse *)common;
+    rm->domain.shares =
+        (struct rr_link_share *)(common + rr_align_up(wf->n_functions * sizeof(struct pulse), 64));
+    rm->domain.n_shares = wf->n_functions + 1;
+    rm->domain.own = &rm->domain.shares[wf->n_functions];
+    return 0;
+}
+
+/* Three descriptors for each worker, three for each link, one for each region that is lent: more
+ * than the 1024 that many start with. Without right to as many as the limit says it goes on. */
+static void raise_files(void)
+{
+    struct rlimit l;
+
+    if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+        l.rlim_cur = l.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &l);
+    }
+}
+
 static int make_children(struct remote *rm, struct rr_error *err)
 {
     const struct rr_workflow *wf = rm->w->wf;
-    struct pulse *pulses;
 
     rm->children = calloc(wf->n_functions, sizeof(*rm->children));
-    pulses = mmap(NULL, rr_align_up(wf->n_functions * sizeof(*pulses), 4096),
-                  PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (!rm->children || pulses == MAP_FAILED)
+    if (!rm->children || make_common(rm) < 0)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     rm->n_children = wf->n_functions;
     for (size_t n = 0; n < wf->n_functions; n++)
@@ -498,8 +533,7 @@ static int make_children(struct remote *rm, struct rr_error *err)
                                          .isolated = wf->functions[n].isolated,
                                          .control_fd = -1,
                                          .pid_fd = -1,
-                                         .pulse = &pulses[n]};
-    rm->pulses = pulses;
+                                         .pulse = &rm->pulses[n]};
     return 0;
 }
 
@@ -564,6 +598,7 @@ int rr_processes_start(struct rr_worker *w, struct rr_error *err)
         if (r)
             return r;
         rm = w->remote;
+        raise_files();
         r = make_dir(rm, err);
         if (r == 0)
             r = make_children(rm, err);
@@ -624,7 +659,8 @@ void rr_processes_stop(struct remote *rm)
     }
     remove_dir(rm);
     if (rm->pulses)
-        munmap(rm->pulses, rr_align_up(rm->n_children * sizeof(struct pulse), 4096));
+        munmap(rm->pulses, common_bytes(rm));
+    rm->domain.own = NULL;
     free(rm->children);
 }
 

@@ -48,20 +48,6 @@ void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns)
         atomic_fetch_add(&w->remote->pulse->handled, 1);
 }
 
-/* Can a message of @edge (n_edges: the result) come twice? Then its sender may have died, and have
- * been started again, since. */
-static bool may_repeat(const struct rr_workflow *wf, size_t edge)
-{
-    int from = edge < wf->n_edges ? wf->edges[edge].from : wf->result;
-
-    if (edge < wf->n_edges && wf->edges[edge].at_least_once)
-        return true;
-    for (size_t n = 0; n < wf->n_edges && from >= 0; n++)
-        if (wf->edges[n].to == from && wf->edges[n].at_least_once)
-            return true;
-    return false;
-}
-
 int rr_remote_new(struct rr_worker *w, struct rr_error *err)
 {
     struct remote *rm = calloc(1, sizeof(*rm));
@@ -87,12 +73,14 @@ int rr_remote_new(struct rr_worker *w, struct rr_error *err)
     rm->domain.queue_messages =
         w->wf->queue_messages < RR_LINK_MAX_QUEUE ? w->wf->queue_messages : RR_LINK_MAX_QUEUE;
     rm->domain.queue_bytes = w->wf->queue_bytes;
+    rm->domain.domain_messages = w->wf->domain_messages;
+    rm->domain.domain_bytes = w->wf->domain_bytes;
     snprintf(rm->domain.name, sizeof(rm->domain.name), "%s", w->wf->name);
     rm->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? w->spin_ns : 0;
     rm->spin_ns = rm->spin_max_ns;
     rm->run = 1;
     for (size_t n = 0; n <= w->wf->n_edges; n++)
-        rm->repeats[n] = may_repeat(w->wf, n);
+        rm->repeats[n] = rr_delivery_may_repeat(w->wf, n);
     w->remote = rm;
     return 0;
 }
@@ -113,10 +101,10 @@ void rr_remote_free(struct remote *rm)
         return;
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         rr_link_free(rm->outs[n]);
+    drop_again(rm);
     for (size_t n = 0; n < rm->n_ins; n++)
         rr_link_free(rm->ins[n].link);
-    drop_again(rm);
-    free(rm->seen);
+    rr_delivery_forget(rm);
     for (size_t n = 0; n < rm->n_listeners; n++)
         close(rm->listeners[n]);
     rr_message_free(rm->reply);
@@ -308,6 +296,8 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
     m->edge = edge;
     m->run = run;
     m->attempt = 1;
+    if (at_least_once(rm, edge) && !m->debt)
+        m->debt = rr_debt_ref(rm->debt);
     if (r == 0)
         to_packet(rm, m, edge, status, &p);
     while (r == 0) {
@@ -362,46 +352,11 @@ static void send_again(struct remote *rm)
     }
 }
 
-/* --- acks ------------------------------------------------------------------------------------ */
-
-static void ack(struct remote *rm, uint64_t link, uint64_t seq)
+void rr_remote_ack(struct remote *rm, struct ack ack)
 {
-    for (size_t n = 0; n < rm->n_ins; n++)
-        if (rm->ins[n].id == link)
-            rr_link_ack(rm->ins[n].link, seq);
-}
-
-void rr_remote_ack(struct rr_worker *w, struct message *m)
-{
-    if (m->ack_link)
-        ack(w->remote, m->ack_link, m->ack_seq);
-    m->ack_link = 0;
-}
-
-struct ack *rr_remote_take_acks(struct rr_worker *w, struct message **inputs, size_t n)
-{
-    struct ack *acks = NULL;
-    bool any = false;
-
-    for (size_t k = 0; k < n; k++)
-        any = any || inputs[k]->ack_link;
-    if (any && w->remote)
-        acks = calloc(n, sizeof(*acks));
-    for (size_t k = 0; any && !acks && k < n; k++)
-        rr_remote_ack(w, inputs[k]); /* too early, rather than never */
-    for (size_t k = 0; acks && k < n; k++) {
-        acks[k] = (struct ack){inputs[k]->ack_link, inputs[k]->ack_seq};
-        inputs[k]->ack_link = 0;
-    }
-    return acks;
-}
-
-void rr_remote_give_acks(struct rr_worker *w, struct ack *acks, size_t n)
-{
-    for (size_t k = 0; acks && k < n; k++)
-        if (acks[k].link)
-            ack(w->remote, acks[k].link, acks[k].seq);
-    free(acks);
+    for (size_t n = 0; n < rm->n_ins && ack.link; n++)
+        if (rm->ins[n].id == ack.link)
+            rr_link_ack(rm->ins[n].link, ack.seq);
 }
 
 /* --- messages that come ---------------------------------------------------------------------- */
@@ -495,47 +450,6 @@ static int hand_in(struct remote *rm, struct message *m, const struct rr_packet 
     return rr_enqueue_here(w, m, (int)p->edge, err);
 }
 
-static void put_seen(uint64_t *table, size_t room, uint64_t id)
-{
-    size_t at = id & (room - 1);
-
-    while (table[at])
-        at = (at + 1) & (room - 1);
-    table[at] = id;
-}
-
-/* Without memory for it, a message rather comes twice than not at all. */
-static bool seen_before(struct remote *rm, uint64_t id)
-{
-    id = id ? id : 1;
-    if (4 * (rm->n_seen + 1) > 3 * rm->room_seen) {
-        size_t room = rm->room_seen ? 2 * rm->room_seen : 64;
-        uint64_t *grown = calloc(room, sizeof(*grown));
-
-        if (!grown)
-            return false;
-        for (size_t n = 0; n < rm->room_seen; n++)
-            if (rm->seen[n])
-                put_seen(grown, room, rm->seen[n]);
-        free(rm->seen);
-        rm->seen = grown;
-        rm->room_seen = room;
-    }
-    for (size_t at = id & (rm->room_seen - 1); rm->seen[at]; at = (at + 1) & (rm->room_seen - 1))
-        if (rm->seen[at] == id)
-            return true;
-    put_seen(rm->seen, rm->room_seen, id);
-    rm->n_seen++;
-    return false;
-}
-
-static void forget_seen(struct remote *rm)
-{
-    free(rm->seen);
-    rm->seen = NULL;
-    rm->n_seen = rm->room_seen = 0;
-}
-
 /* What a function can tell a repeated delivery by. */
 static int mark_delivery(struct message *m)
 {
@@ -559,7 +473,7 @@ void rr_remote_new_run(struct remote *rm, uint64_t run)
     rm->run = run;
     rr_queue_drain(rm->w);
     drop_again(rm);
-    forget_seen(rm);
+    rr_delivery_forget(rm);
     rr_message_free(rr_take(rm->reply));
     rm->replied = false;
 }
@@ -599,13 +513,12 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     m->path = p.data ? RR_PATH_COPY : RR_PATH_MOVE;
     m->id = p.id;
     m->attempt = p.attempt;
-    m->ack_link = p.acked ? in->id : 0;
-    m->ack_seq = p.seq;
     rm->activity++;
     if (rm->self >= 0 && p.run > rm->run)
         rr_remote_new_run(rm, p.run);
-    if (p.run != rm->run || (rm->repeats[p.edge] && seen_before(rm, p.id))) {
-        rr_remote_ack(rm->w, m);
+    if (!rr_delivery_begin(rm, m, p.run == rm->run && rm->repeats[p.edge],
+                           (struct ack){p.acked ? in->id : 0, p.seq}) ||
+        p.run != rm->run) {
         rr_message_free(m);
         return 1;
     }

@@ -5,6 +5,7 @@
  *   remote.c    links of this process, messages that come and go over them
  *   process.c   the parent: starts worker processes, hears from them, notices their death
  *   child.c     a worker process: hosts one function
+ *   delivery.c  acks, and messages that come twice
  *   control.c   what parent and workers tell each other
  *   deadletter.c  messages that nobody could handle
  */
@@ -60,9 +61,10 @@ struct remote {
     uint64_t n_links;      /* so far */
     struct message *again; /* to be sent once more: their receiver died */
     bool *repeats;         /* by edge, and the result: may its messages come twice? */
-    uint64_t *seen;        /* ids of this run's messages that may come twice: a hash table */
+    struct seen *seen;     /* this run's messages that may come twice: a hash table */
     size_t n_seen, room_seen;
-    uint64_t run; /* messages of earlier ones are dropped */
+    struct debt *debt; /* of the messages that are being handled; owned reference */
+    uint64_t run;      /* messages of earlier ones are dropped */
     uint64_t activity;
     uint64_t spin_ns, spin_max_ns;
     bool look; /* at the sockets: epoll said so */
@@ -114,14 +116,6 @@ int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
 /* Wait for the reply to a call. */
 int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
                     int *ret_status, struct rr_error *err);
-/* @m, which came over a link, has been handled, or never will be. */
-void rr_remote_ack(struct rr_worker *w, struct message *m);
-/* The acks of a function's inputs, which may be gone when it returns; NULL: none wants one. */
-struct ack {
-    uint64_t link, seq;
-};
-struct ack *rr_remote_take_acks(struct rr_worker *w, struct message **inputs, size_t n);
-void rr_remote_give_acks(struct rr_worker *w, struct ack *acks, size_t n);
 /* Messages that a receiver is yet to handle, or they come again. */
 unsigned int rr_remote_n_unacked(const struct remote *rm);
 /* Drop what is of an earlier run. */
@@ -130,6 +124,28 @@ unsigned int rr_remote_n_lent(const struct remote *rm);
 /* The parent may see that a message is handled since @since_ns, or was (0). */
 void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns);
 void rr_remote_watch(struct remote *rm, int fd);
+
+/* A sender that waits for an ack: link 0 is none. */
+struct ack {
+    uint64_t link, seq;
+};
+void rr_remote_ack(struct remote *rm, struct ack ack);
+
+/* delivery.c */
+/* Can a message of @edge (n_edges: the result) come twice? */
+bool rr_delivery_may_repeat(const struct rr_workflow *wf, size_t edge);
+/* @m has come, and its sender wants @ack once @m is safe. @repeats: it may have come before.
+ * Returns false when it had: drop it. */
+bool rr_delivery_begin(struct remote *rm, struct message *m, bool repeats, struct ack ack);
+/* @inputs are about to be handled: what is sent until rr_delivery_leave() is made of them.
+ * Returns what that gets. */
+struct debt *rr_delivery_enter(struct rr_worker *w, struct message **inputs, size_t n);
+void rr_delivery_leave(struct rr_worker *w, struct debt *before);
+/* Of the run that is over: what has been seen. */
+void rr_delivery_forget(struct remote *rm);
+/* NULL is allowed. */
+struct debt *rr_debt_ref(struct debt *d);
+void rr_debt_unref(struct debt *d);
 
 /* deadletter.c: the last attempt has failed. @m: moved. */
 void rr_remote_bury(struct remote *rm, struct message *m);

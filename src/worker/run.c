@@ -115,7 +115,6 @@ void rr_queue_drain(struct rr_worker *w)
                 struct message *m = f->inlets[k].first;
 
                 f->inlets[k].first = m->next;
-                rr_remote_ack(w, m);
                 rr_message_free(m);
             }
         for (size_t k = 0; k < f->n_inlets; k++)
@@ -258,26 +257,24 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     struct fn *f = &w->fns[fn];
     struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
     struct instance *i = NULL;
-    struct ack *acks;
+    struct debt *before;
     int r;
 
     deadline_ns = deadline_of(f, span.begin_ns, deadline_ns);
     r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
                                       : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
     if (r) {
-        for (size_t n = 0; n < f->n_inlets; n++) {
-            rr_remote_ack(w, inputs[n]);
+        for (size_t n = 0; n < f->n_inlets; n++)
             rr_message_free(inputs[n]);
-        }
         return name_function(w, fn, err);
     }
     i->deadline_ns = deadline_ns;
     i->caller = caller;
     w->depth++;
     rr_remote_pulse(w, span.begin_ns);
-    acks = rr_remote_take_acks(w, inputs, f->n_inlets);
+    before = rr_delivery_enter(w, inputs, f->n_inlets);
     r = handle(w, i, inputs, ret_status, &span, err);
-    rr_remote_give_acks(w, acks, f->n_inlets);
+    rr_delivery_leave(w, before);
     rr_remote_pulse(w, 0);
     w->depth--;
     if (r == 0 && ret_reply)

@@ -16,6 +16,8 @@
 #define ATTEMPTS_DEFAULT 3
 #define QUEUE_MESSAGES_DEFAULT 1024
 #define QUEUE_BYTES_DEFAULT (4 * RR_GIB)
+#define DOMAIN_MESSAGES_DEFAULT 16384
+#define DOMAIN_BYTES_DEFAULT (8 * RR_GIB)
 #define MAX_KEYS 10
 
 struct unit {
@@ -858,7 +860,8 @@ static int read_pool(struct reader *r, const struct yaml_node *node)
 
 static int read_limits(struct reader *r, const struct yaml_node *node)
 {
-    static const char *const keys[] = {"queue_messages", "queue_bytes", NULL};
+    static const char *const keys[] = {"queue_messages", "queue_bytes", "domain_messages",
+                                       "domain_bytes", NULL};
     struct fields in;
     int rc = read_fields(r, node, "limits", keys, &in);
 
@@ -866,6 +869,10 @@ static int read_limits(struct reader *r, const struct yaml_node *node)
         rc = read_count(r, in.values[0], keys[0], RR_WORKFLOW_MAX_QUEUED, &r->wf->queue_messages);
     if (!rc && in.values[1])
         rc = read_size(r, in.values[1], keys[1], RR_MIB, 1024 * RR_GIB, &r->wf->queue_bytes);
+    if (!rc && in.values[2])
+        rc = read_count(r, in.values[2], keys[2], RR_WORKFLOW_MAX_DOMAIN, &r->wf->domain_messages);
+    if (!rc && in.values[3])
+        rc = read_size(r, in.values[3], keys[3], RR_MIB, 1024 * RR_GIB, &r->wf->domain_bytes);
     return rc;
 }
 
@@ -877,6 +884,8 @@ static int read_settings(struct reader *r, const struct fields *in)
 
     wf->queue_messages = QUEUE_MESSAGES_DEFAULT;
     wf->queue_bytes = QUEUE_BYTES_DEFAULT;
+    wf->domain_messages = DOMAIN_MESSAGES_DEFAULT;
+    wf->domain_bytes = DOMAIN_BYTES_DEFAULT;
     if (in->values[1])
         rc = want_name(r, in->values[1], "name of a workflow");
     if (!rc)

@@ -18,7 +18,8 @@
 #define RR_WORKFLOW_MAX_FOLDERS 64      /* of one function */
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
 #define RR_WORKFLOW_MAX_ATTEMPTS 100
-#define RR_WORKFLOW_MAX_QUEUED 65536 /* messages on one link */
+#define RR_WORKFLOW_MAX_QUEUED 65536    /* messages on one link */
+#define RR_WORKFLOW_MAX_DOMAIN 16777216 /* and on all of them */
 
 struct rr_pos {
     unsigned int line, column; /* 1-based */
@@ -76,8 +77,10 @@ struct rr_workflow {
     char *dead_letters;  /* file for messages whose last attempt failed, resolved like a module;
                             NULL: such a message fails the run */
     struct rr_pos dead_letters_pos;
-    unsigned int queue_messages; /* what may wait on one link between two processes; */
-    uint64_t queue_bytes;        /* defaults 1024 and 4 GiB */
+    unsigned int queue_messages;  /* what may wait on one link between two processes; */
+    uint64_t queue_bytes;         /* defaults 1024 and 4 GiB */
+    unsigned int domain_messages; /* the same over all links; defaults 16384 and 8 GiB */
+    uint64_t domain_bytes;
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;

@@ -351,6 +351,9 @@ def memfd_bytes(pid):
         (3 * MIB, {"queue_messages": 4}, 4),
         (3 * MIB, {"queue_bytes": "8MiB"}, 2),
         (64, {"queue_messages": 4}, None),
+        (3 * MIB, {"domain_messages": 4}, 4),
+        (3 * MIB, {"domain_bytes": "8MiB"}, 2),
+        (64, {"domain_messages": 4}, None),
     ],
 )
 def test_a_full_queue_holds_its_sender(rr, size, limits, held):
@@ -383,6 +386,30 @@ def test_a_slow_receiver_does_not_slow_another(rr):
     # number n leaves to the fast one once n - 4 or so are done at the slow one
     for n in range(8, number):
         assert found["fast"][n][3] < found["slow"][n][3], n
+    assert_clean(run)
+
+
+@pytest.mark.parametrize(
+    "victims", [("slow", "b"), ("a", "slow"), ("a", "slow", "b")], ids="+".join
+)
+@pytest.mark.parametrize("data", [b"small", DATA], ids=["small", "large"])
+def test_neighbours_that_die_together_lose_nothing(rr, victims, data):
+    """`slow` has acked nothing before `b` is done, nor `a` before `slow` is."""
+    functions = {"a": "echo", "slow": {"module": "slow", "env": {"MS": "1"}}}
+    functions["b"] = {"module": "slow", "env": {"MS": "700"}}
+    names = ["input", "a", "slow", "b"]
+    edges = [reliable(x, y) for x, y in zip(names, names[1:], strict=False)]
+    run = Run(rr, flow(rr, functions, edges, "b"), data)
+    run.await_line("b: begin")
+    for pid in [run.worker(name) for name in victims]:
+        os.kill(pid, signal.SIGKILL)
+    run.end()
+    assert run.status == 0, run.err
+    assert run.out.read_bytes() == data
+    begins = [line.split() for line in run.lines if line.startswith("b: begin")]
+    if "b" not in victims:  # it has the message still, and is not given it twice
+        assert len(begins) == 1, run.lines
+    assert len({words[2] for words in begins}) == 1, "one message has one delivery id"
     assert_clean(run)
 
 

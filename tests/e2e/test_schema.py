@@ -15,7 +15,12 @@ GOOD = {
     "pool": {"ceiling": "1GiB", "scrub": "always"},
     "isolation": "worker",
     "dead_letters": "letters",
-    "limits": {"queue_messages": 64, "queue_bytes": "1GiB"},
+    "limits": {
+        "queue_messages": 64,
+        "queue_bytes": "1GiB",
+        "domain_messages": 640,
+        "domain_bytes": "4GiB",
+    },
     "functions": {
         "a": {
             "module": str(guest("echo")),
@@ -85,6 +90,8 @@ BAD = [
     changed(["limits", "queue_messages"], 65537),
     changed(["limits", "queue_messages"], "64"),
     changed(["limits", "queue_bytes"], 4),
+    changed(["limits", "domain_messages"], 16777217),
+    changed(["limits", "domain_bytes"], "64"),
     changed(["limits", "queue"], 4),
     changed(["edges", 1, "delivery"], "once"),
     changed(["edges", 1, "attempts"], 0),

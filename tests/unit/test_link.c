@@ -520,6 +520,50 @@ static void test_full_by_bytes(void **state)
     free_pair(&x);
 }
 
+/* Another process of the domain has much under way: one message per link passes, no more. */
+static void test_full_by_domain(void **state)
+{
+    static const struct {
+        uint64_t messages, bytes; /* of the other */
+        int expected;
+    } table[] = {{0, 0, 0}, {1, RR_MIB, 0}, {2, RR_MIB, -EAGAIN}, {1, 2 * RR_MIB, -EAGAIN}};
+    struct rr_link_share shares[2] = {0};
+    struct rr_packet first, second, got;
+    struct rr_region *regions[2];
+    struct pair x;
+
+    (void)state;
+    new_pair(&x);
+    x.from.shares = shares;
+    x.from.own = &shares[0];
+    x.from.n_shares = 2;
+    x.from.domain_messages = 3;
+    x.from.domain_bytes = 3 * RR_MIB;
+    for (size_t i = 0; i < 2; i++)
+        regions[i] = new_region(&x.from, "hello");
+    first = region_packet(regions[0], RR_MIB);
+    second = region_packet(regions[1], RR_MIB);
+    for (size_t i = 0; i < RR_ARRAY_LEN(table); i++) {
+        atomic_store(&shares[1].messages, table[i].messages);
+        atomic_store(&shares[1].bytes, table[i].bytes);
+        assert_int_equal(rr_link_send(x.s, &first, NULL, &x.err), 0);
+        assert_int_equal(rr_link_send(x.s, &second, NULL, &x.err), table[i].expected);
+        got = receive(&x);
+        rr_region_put(got.region);
+        if (table[i].expected == 0) {
+            assert_int_equal(atomic_load(&shares[0].messages), 2);
+            assert_int_equal(atomic_load(&shares[0].bytes), 2 * RR_MIB);
+            rr_region_put(receive(&x).region);
+        }
+        assert_int_equal(rr_link_pump(x.s, &x.err), 0);
+        assert_int_equal(atomic_load(&shares[0].messages), 0);
+        assert_int_equal(atomic_load(&shares[0].bytes), 0);
+    }
+    for (size_t i = 0; i < 2; i++)
+        rr_region_put(regions[i]);
+    free_pair(&x);
+}
+
 static bool readable(const struct rr_link *link)
 {
     struct pollfd p = {.fd = rr_link_fd(link), .events = POLLIN};
@@ -948,25 +992,13 @@ static void test_backs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_inline),
-        TEST(test_region),
-        TEST(test_acked),
-        TEST(test_forward),
-        TEST(test_shared),
-        TEST(test_again),
-        TEST(test_full_by_messages),
-        TEST(test_full_by_bytes),
-        TEST(test_full_ring),
-        TEST(test_receiver_dies),
-        TEST(test_sender_dies),
-        TEST(test_sleep_and_wake),
-        TEST(test_nobody),
-        TEST(test_other_domain),
-        TEST(test_other_user),
-        TEST(test_greetings),
-        TEST(test_long_name),
-        TEST(test_records),
-        TEST(test_backs),
+        TEST(test_inline),           TEST(test_region),        TEST(test_acked),
+        TEST(test_forward),          TEST(test_shared),        TEST(test_again),
+        TEST(test_full_by_messages), TEST(test_full_by_bytes), TEST(test_full_by_domain),
+        TEST(test_full_ring),        TEST(test_receiver_dies), TEST(test_sender_dies),
+        TEST(test_sleep_and_wake),   TEST(test_nobody),        TEST(test_other_domain),
+        TEST(test_other_user),       TEST(test_greetings),     TEST(test_long_name),
+        TEST(test_records),          TEST(test_backs),
     };
 
     return cmocka_run_group_tests_name("link", tests, NULL, NULL);

@@ -111,6 +111,10 @@ static const struct {
     {LIMITS("queue_bytes: 4"), 2, "queue_bytes", "unit"},
     {LIMITS("queue_bytes: 1023KiB"), 2, "queue_bytes", "1 MiB"},
     {LIMITS("queue_bytes: 1025GiB"), 2, "queue_bytes", "choose a size"},
+    {LIMITS("domain_messages: 0"), 2, "domain_messages cannot be '0'", "from 1 to 16777216"},
+    {LIMITS("domain_messages: 16777217"), 2, "domain_messages", "from 1 to 16777216"},
+    {LIMITS("domain_bytes: 4"), 2, "domain_bytes", "unit"},
+    {LIMITS("domain_bytes: 1023KiB"), 2, "domain_bytes", "1 MiB"},
     {TWO("process") IN "  - {from: a, to: b, delivery: once}\nresult: b\n", 6, "'once'",
      "at-least-once"},
     {TWO("process") IN "  - {from: a, to: b, attempts: 2}\nresult: b\n", 6, "attempts",
@@ -301,7 +305,8 @@ static void test_processes(void **state)
     };
     struct rr_workflow *wf =
         good("version: 1\nisolation: process\ndead_letters: letters/all\n"
-             "limits: {queue_messages: 65536, queue_bytes: 1MiB}\nfunctions:\n"
+             "limits: {queue_messages: 65536, queue_bytes: 1MiB, domain_messages: 7,\n  "
+             "domain_bytes: 2MiB}\nfunctions:\n"
              "  a: {module: x}\n  b: {module: x, isolation: worker}\n"
              "  c: {module: x, isolation: worker, calls: [f]}\n  d: {module: x}\n"
              "  e: {module: x, isolation: process}\n  f: {module: x}\nedges:\n"
@@ -315,6 +320,8 @@ static void test_processes(void **state)
     assert_int_equal(wf->dead_letters_pos.line, 3);
     assert_int_equal(wf->queue_messages, 65536);
     assert_int_equal(wf->queue_bytes, RR_MIB);
+    assert_int_equal(wf->domain_messages, 7);
+    assert_int_equal(wf->domain_bytes, 2 * RR_MIB);
     for (size_t i = 0; i < wf->n_functions; i++)
         assert_int_equal(wf->functions[i].isolated, i != 1 && i != 2);
     assert_int_equal(wf->n_edges, RR_ARRAY_LEN(edges));
@@ -334,6 +341,8 @@ static void test_processes(void **state)
     assert_null(wf->dead_letters);
     assert_int_equal(wf->queue_messages, 1024);
     assert_int_equal(wf->queue_bytes, 4 * RR_GIB);
+    assert_int_equal(wf->domain_messages, 16384);
+    assert_int_equal(wf->domain_bytes, 8 * RR_GIB);
     for (size_t i = 0; i < wf->n_edges; i++)
         assert_false(rr_edge_crosses(wf, &wf->edges[i]));
     rr_workflow_isolate_all(wf);
