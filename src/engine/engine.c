@@ -37,6 +37,9 @@ struct rr_engine {
     pthread_cond_t wake;
     pthread_t alarm;
     struct rr_linear_pool memories;
+    void (*tick)(void *user); /* NULL: none */
+    void *tick_user;
+    uint64_t tick_ns;
     atomic_uint_fast64_t alarm_ns; /* when the epoch is raised next; NEVER */
     uint64_t sleeping_until_ns;    /* under the lock */
     atomic_bool cancelled, stop;
@@ -298,6 +301,25 @@ static void set_alarm(struct rr_engine *engine, uint64_t at_ns)
         }
 }
 
+void rr_engine_set_tick(struct rr_engine *engine, uint64_t every_ns, void (*fn)(void *user),
+                        void *user)
+{
+    engine->tick = fn;
+    engine->tick_user = user;
+    engine->tick_ns = every_ns;
+}
+
+/* The next time at which what runs is to look up. */
+static void set_next_alarm(struct rr_engine *engine, uint64_t deadline_ns)
+{
+    uint64_t at = engine->tick ? rr_now_ns() + engine->tick_ns : NEVER;
+
+    if (deadline_ns && deadline_ns < at)
+        at = deadline_ns;
+    if (at != NEVER)
+        set_alarm(engine, at);
+}
+
 /* Before a guest runs; @deadline_ns 0: none. */
 static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
 {
@@ -308,8 +330,7 @@ static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
     wasmtime_context_set_epoch_deadline(inst->ctx, 1);
     if (atomic_load(&engine->cancelled)) /* after the line above: a later cancel raises the epoch */
         return rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
-    if (deadline_ns)
-        set_alarm(engine, deadline_ns);
+    set_next_alarm(engine, deadline_ns);
     return 0;
 }
 
@@ -325,16 +346,16 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
         rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
         return wasmtime_error_new("cancelled");
     }
-    if (!inst->deadline_ns)
-        return NULL;
-    if (rr_now_ns() >= inst->deadline_ns) {
+    if (engine->tick)
+        engine->tick(engine->tick_user);
+    if (inst->deadline_ns && rr_now_ns() >= inst->deadline_ns) {
         rr_error_set(&inst->fault, RR_E_DEADLINE,
                      "raise `deadline` of this function, or look for a loop without end",
                      "it was stopped at its deadline");
         return wasmtime_error_new("deadline");
     }
     wasmtime_context_set_epoch_deadline(ctx, 1);
-    set_alarm(engine, inst->deadline_ns);
+    set_next_alarm(engine, inst->deadline_ns);
     return NULL;
 }
 

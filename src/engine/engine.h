@@ -56,6 +56,10 @@ int rr_engine_after_fork(struct rr_engine *engine, struct rr_error *err);
 /* Before the first rr_module_load(). */
 int rr_engine_define(struct rr_engine *engine, const struct rr_host_func *funcs, size_t n,
                      struct rr_error *err);
+/* While guests run, call @fn about every @every_ns on their thread, between two of their
+ * instructions: it must not touch instances. NULL: no more. */
+void rr_engine_set_tick(struct rr_engine *engine, uint64_t every_ns, void (*fn)(void *user),
+                        void *user);
 const char *rr_engine_version(void);
 /* Stop what runs at its next check (within 5 ms) with RR_E_CANCELLED. Async-signal-safe. */
 void rr_engine_cancel(struct rr_engine *engine);

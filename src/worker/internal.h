@@ -38,6 +38,7 @@ struct message {
     int edge;
     uint64_t id;          /* the same whenever its sender handles the same message again */
     uint64_t run;         /* it was sent in */
+    int32_t status;       /* of a function that was called, beside its reply */
     unsigned int attempt; /* of delivery, for edges that deliver at least once */
     struct debt *debt;    /* owned reference: settled when it is done with, or NULL */
     enum rr_path path;
@@ -122,8 +123,11 @@ struct rr_worker {
     bool named;       /* the error at hand names its function already */
     uint64_t spin_ns; /* how long a process polls before it sleeps */
     uint64_t n_runs;
-    uint64_t nonce;        /* makes ids of one worker's messages differ from another's */
-    struct remote *remote; /* NULL: all functions live in this process */
+    uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
+    struct remote *remote;        /* NULL: all functions live in this process */
+    const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
+    bool plain;
+    bool clone; /* engine, arena, modules and arguments are another's */
 };
 
 /* message.c */
@@ -148,6 +152,7 @@ int rr_message_meta_set(struct message *m, const char *key, size_t key_len, cons
                         size_t value_len);
 
 /* load.c */
+int rr_worker_clone(const struct rr_worker *base, struct rr_worker **ret, struct rr_error *err);
 struct port *rr_port_find(struct fn *f, const char *name);
 size_t rr_port_receivers(const struct port *port);
 /* What a message for it is to lie in, so that it can go wherever it may be sent. */

@@ -108,7 +108,8 @@ static int connect_all(struct rr_worker *w, struct rr_error *err)
         port->max_bytes = wf->result_slot_bytes;
     }
     port->result = true;
-    port->crosses = port->crosses || wf->functions[wf->result].isolated;
+    port->crosses = port->crosses || wf->functions[wf->result].isolated ||
+                    rr_node_of(wf, wf->result) != RR_NODE_HERE;
     return 0;
 }
 
@@ -148,7 +149,7 @@ static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
     int r;
 
     for (size_t k = 0; k < n; k++)
-        if (strcmp(w->fns[k].spec->module, f->spec->module) == 0) {
+        if (w->fns[k].module && strcmp(w->fns[k].spec->module, f->spec->module) == 0) {
             f->module = w->fns[k].module;
             f->tier = w->fns[k].tier;
             memcpy(f->why, w->fns[k].why, sizeof(f->why));
@@ -189,6 +190,8 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
     int r = connect_all(w, err);
 
     for (size_t n = 0; n < w->wf->n_functions && r == 0; n++) {
+        if (w->fns[n].spec->node != w->wf->here)
+            continue;
         if (w->observer.progress)
             w->observer.progress(w->observer.user, "loading", n, w->wf->n_functions);
         r = load_module(w, n, err);
@@ -198,6 +201,46 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
             r = check_fit(w, &w->fns[n], err);
     }
     return r;
+}
+
+/* Queues, ports and instances of its own; all else is @base's. */
+int rr_worker_clone(const struct rr_worker *base, struct rr_worker **ret, struct rr_error *err)
+{
+    struct rr_worker *w = calloc(1, sizeof(*w));
+    int r = 0;
+
+    if (!w)
+        return no_memory(err);
+    *w = (struct rr_worker){.wf = base->wf,
+                            .arena = base->arena,
+                            .engine = base->engine,
+                            .nonce = rr_id_mix(base->nonce, rr_now_ns()),
+                            .spin_ns = base->spin_ns,
+                            .input = {.name = "input", .callee = -1},
+                            .ready_first = -1,
+                            .ready_last = -1,
+                            .clone = true,
+                            .fns = calloc(base->wf->n_functions, sizeof(*w->fns))};
+    if (!w->fns)
+        r = no_memory(err);
+    for (size_t n = 0; r == 0 && n < w->wf->n_functions; n++) {
+        const struct fn *f = &base->fns[n];
+
+        w->fns[n] = (struct fn){.spec = f->spec,
+                                .module = f->module,
+                                .tier = f->tier,
+                                .args = f->args,
+                                .folders = f->folders};
+        memcpy(w->fns[n].why, f->why, sizeof(f->why));
+    }
+    if (r == 0)
+        r = connect_all(w, err);
+    if (r) {
+        rr_worker_free(w);
+        return r;
+    }
+    *ret = w;
+    return 0;
 }
 
 int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
@@ -216,6 +259,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->spin_ns = options->spin_ns == 0            ? RR_SPIN_ADAPTIVE_NS
                  : options->spin_ns == UINT64_MAX ? 0
                                                   : options->spin_ns;
+    w->tls = options->tls;
+    w->plain = options->plain;
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
@@ -249,7 +294,7 @@ static void free_fn(struct rr_worker *w, size_t n)
 
     for (size_t k = 0; k < n; k++)
         shared = shared || w->fns[k].module == f->module;
-    if (!shared)
+    if (!shared && !w->clone)
         rr_module_free(f->module);
     for (size_t k = 0; k < f->n_ports; k++) {
         if (f->ports[k].spare) {
@@ -261,8 +306,10 @@ static void free_fn(struct rr_worker *w, size_t n)
     }
     free(f->ports);
     free(f->inlets);
-    free(f->args);
-    free(f->folders);
+    if (!w->clone) {
+        free(f->args);
+        free(f->folders);
+    }
 }
 
 void rr_worker_free(struct rr_worker *w)
@@ -285,8 +332,10 @@ void rr_worker_free(struct rr_worker *w)
         free_fn(w, n - 1);
     free(w->fns);
     free(w->input.edges);
-    rr_engine_free(w->engine);
-    rr_arena_free(w->arena);
+    if (!w->clone) {
+        rr_engine_free(w->engine);
+        rr_arena_free(w->arena);
+    }
     free(w);
 }
 
@@ -307,7 +356,7 @@ const char *rr_worker_why(const struct rr_worker *w, int function)
 
 enum rr_cached rr_worker_cached(const struct rr_worker *w, int function)
 {
-    return rr_module_cached(w->fns[function].module);
+    return w->fns[function].module ? rr_module_cached(w->fns[function].module) : RR_CACHE_OFF;
 }
 
 enum rr_path rr_worker_path(const struct rr_worker *w, int edge)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "worker/nodes.h"
 #include "worker/remote.h"
 
 #define READY_NS 10000000000u  /* for all workers to be ready */
@@ -435,6 +436,8 @@ void rr_processes_hear(struct remote *rm)
 {
     struct control m;
 
+    if (rm->zygote_fd < 0) /* only other nodes */
+        return;
     hear_zygote(rm);
     for (size_t n = 0; n < rm->n_children; n++) {
         struct child *c = &rm->children[n];
@@ -546,7 +549,8 @@ static int listen_all(struct remote *rm, struct rr_error *err)
         bool wanted = false;
 
         for (size_t k = 0; k < wf->n_edges; k++)
-            wanted = wanted || (wf->edges[k].to == (int)n && rr_edge_crosses(wf, &wf->edges[k]));
+            wanted = wanted || (wf->edges[k].to == (int)n && wf->edges[k].from >= 0 &&
+                                wf->functions[wf->edges[k].from].isolated);
         if (wanted && !wf->functions[n].isolated)
             r = rr_remote_listen(rm, (int)n);
     }
@@ -560,7 +564,7 @@ static bool all_ready(const struct remote *rm)
     for (size_t n = 0; n < rm->n_children; n++)
         if (rm->children[n].isolated && !rm->children[n].ready)
             return false;
-    return true;
+    return rr_nodes_ready(rm);
 }
 
 /* Workers that died are started again, after a while; a run begins when all are there. */
@@ -685,6 +689,7 @@ static void ask_all(struct remote *rm, struct round *round)
         child->asked_ns = child->isolated ? rr_now_ns() : 0;
     }
     tell_all(rm, &c);
+    rr_nodes_ask(rm, rm->question);
     round->asked = true;
     round->idle_words = rm->n_idle_words;
     round->n_deaths = rm->n_deaths;
@@ -705,7 +710,7 @@ static bool answered(const struct remote *rm, bool *ret_idle, uint64_t *ret_acti
         *ret_idle = *ret_idle && c->idle;
         *ret_activity += c->activity;
     }
-    return true;
+    return rr_nodes_answered(rm, ret_idle, ret_activity);
 }
 
 /* One that is at the same message for longer than it may, or does not answer with none at hand. */
@@ -803,6 +808,7 @@ void rr_processes_end_run(struct remote *rm)
     rm->active = false;
     rm->failure.code = RR_OK;
     tell_all(rm, &c);
+    rr_nodes_end_run(rm);
 }
 
 bool rr_processes_pending(const struct remote *rm, char *text, size_t size)
@@ -812,7 +818,7 @@ bool rr_processes_pending(const struct remote *rm, char *text, size_t size)
             snprintf(text, size, "%s", rm->children[n].pending);
             return true;
         }
-    return false;
+    return rr_nodes_pending(rm, text, size);
 }
 
 void rr_processes_collect(struct remote *rm)

@@ -10,21 +10,29 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "worker/nodes.h"
 
 #define BURST 64        /* messages taken from a link before the next one has its turn */
 #define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
 #define EAGER_NS 3000u  /* an answer is most likely at once */
 #define CONNECT_RETRY_NS 2000000u
 #define SEND_SPIN_NS 100000u
+#define NODE_PATIENCE_NS 10000000000u /* for a node that cannot be reached */
 #define SEND_PATIENCE_NS 10000000000u /* while a queue is full */
 
 bool rr_hosted(const struct rr_worker *w, int function)
 {
-    if (!w->remote)
-        return true;
-    if (function == RR_NODE_INPUT) /* who gives the input gets the result */
-        return w->remote->self < 0;
-    return w->remote->self < 0 ? !w->wf->functions[function].isolated : function == w->remote->self;
+    if (w->remote && w->remote->self >= 0)
+        return function == w->remote->self;
+    if (rr_node_of(w->wf, function) != w->wf->here)
+        return false;
+    /* who gives the input gets the result */
+    return !w->remote || function == RR_NODE_INPUT || !w->wf->functions[function].isolated;
+}
+
+bool rr_remote_is_origin(const struct remote *rm)
+{
+    return rm->self < 0 && rm->w->wf->here == RR_NODE_HERE;
 }
 
 static const char *name_of(const struct rr_worker *w, int function)
@@ -99,6 +107,8 @@ void rr_remote_free(struct remote *rm)
 {
     if (!rm)
         return;
+    if (rr_remote_is_origin(rm))
+        rr_nodes_free(rm->nodes);
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         rr_link_free(rm->outs[n]);
     drop_again(rm);
@@ -109,6 +119,7 @@ void rr_remote_free(struct remote *rm)
         close(rm->listeners[n]);
     rr_message_free(rm->reply);
     free(rm->outs);
+    free(rm->states);
     free(rm->repeats);
     free(rm->ins);
     free(rm->listeners);
@@ -135,7 +146,7 @@ int rr_remote_listen(struct remote *rm, int function)
 
 unsigned int rr_remote_n_unacked(const struct remote *rm)
 {
-    unsigned int n = 0;
+    unsigned int n = rm->n_outgoing; /* their receiver says so when it has them */
 
     for (size_t k = 0; k <= rm->w->wf->n_functions; k++)
         if (rm->outs[k])
@@ -147,7 +158,7 @@ unsigned int rr_remote_n_unacked(const struct remote *rm)
 
 unsigned int rr_remote_n_lent(const struct remote *rm)
 {
-    unsigned int n = 0;
+    unsigned int n = rm->n_outgoing;
 
     for (size_t k = 0; k <= rm->w->wf->n_functions; k++)
         if (rm->outs[k])
@@ -157,27 +168,34 @@ unsigned int rr_remote_n_lent(const struct remote *rm)
 
 /* --- messages that go ------------------------------------------------------------------------ */
 
-static bool at_least_once(const struct remote *rm, int edge)
+bool rr_remote_at_least_once(const struct remote *rm, int edge)
 {
     return edge < (int)rm->w->wf->n_edges && rm->w->wf->edges[edge].at_least_once;
+}
+
+void rr_remote_send_later(struct remote *rm, struct message *m)
+{
+    struct message **last = &rm->again;
+
+    while (*last)
+        last = &(*last)->next;
+    m->next = NULL;
+    *last = m;
 }
 
 static void packet_done(void *user, void *cookie, bool acked, bool lost)
 {
     struct remote *rm = user;
-    struct message *m = cookie, **last = &rm->again;
+    struct message *m = cookie;
 
-    if (lost && !acked && at_least_once(rm, m->edge) && m->run == rm->run && !rm->stopping &&
-        !rm->ended) {
-        while (*last)
-            last = &(*last)->next;
-        m->next = NULL;
+    if (lost && !acked && rr_remote_at_least_once(rm, m->edge) && m->run == rm->run &&
+        !rm->stopping && !rm->ended) {
         m->attempt++;
-        *last = m;
+        rr_remote_send_later(rm, m);
         return;
     }
     /* what was to be acked was lent as a copy, which goes no further */
-    if (lost && m->region && !at_least_once(rm, m->edge))
+    if (lost && m->region && !rr_remote_at_least_once(rm, m->edge))
         rr_region_forsake(m->region);
     rr_message_free(m);
 }
@@ -198,13 +216,13 @@ static void to_packet(const struct remote *rm, const struct message *m, int edge
         .edge = (uint32_t)edge,
         .id = m->id,
         .attempt = m->attempt,
-        .acked = at_least_once(rm, edge),
+        .acked = rr_remote_at_least_once(rm, edge),
         .len = m->len,
         .offset = m->offset,
         .window = m->window,
         .slot_bytes = m->slot_bytes,
         .fixed = m->fixed,
-        .shared = m->region && (rr_region_shared(m->region) || at_least_once(rm, edge)),
+        .shared = m->region && (rr_region_shared(m->region) || rr_remote_at_least_once(rm, edge)),
         .status = status,
         .sent_ns = m->sent_ns,
         .send_cost_ns = m->send_cost_ns,
@@ -238,13 +256,17 @@ int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
         rm->w->named = true;
         return (int)err->code;
     }
-    return 0;
+    return rm->states ? rr_nodes_check(rm, NODE_PATIENCE_NS, err) : 0;
 }
 
 static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct message *m,
                     struct rr_error *err)
 {
-    int r = rm->outs[to] ? 0 : connect_to(rm, to, err);
+    int edge = (int)p->edge, r;
+
+    if (rr_nodes_reach(rm, to))
+        return rr_nodes_send(rm, &m, &edge, 1, p->status, err);
+    r = rm->outs[to] ? 0 : connect_to(rm, to, err);
 
     if (r)
         return r;
@@ -279,6 +301,8 @@ static int poll_send(struct remote *rm, int to, const struct rr_packet *p, struc
 
 static int too_slow(struct rr_worker *w, int to, struct rr_error *err)
 {
+    if (rr_nodes_reach(w->remote, to) && rr_nodes_why(w->remote, to, err))
+        return (int)err->code;
     return rr_error_set(err, RR_E_DEADLINE, "raise its instances or `limits`, or send less",
                         "function '%s' takes no more messages: its queue is full", name_of(w, to));
 }
@@ -295,15 +319,16 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
 
     m->edge = edge;
     m->run = run;
+    m->status = status;
     m->attempt = 1;
-    if (at_least_once(rm, edge) && !m->debt)
+    if (rr_remote_at_least_once(rm, edge) && !m->debt)
         m->debt = rr_debt_ref(rm->debt);
     if (r == 0)
         to_packet(rm, m, edge, status, &p);
     while (r == 0) {
         uint64_t now;
 
-        kept = !p.data || p.acked;
+        kept = !p.data || p.acked || rr_nodes_reach(rm, to);
         r = try_send(rm, to, &p, m, err);
         if (r == -EAGAIN)
             r = poll_send(rm, to, &p, m, err);
@@ -325,7 +350,7 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
 }
 
 /* Once more, to the worker that has taken the place of the one that died. */
-static void send_again(struct remote *rm)
+void rr_remote_send_again(struct remote *rm)
 {
     struct rr_error err;
 
@@ -340,8 +365,10 @@ static void send_again(struct remote *rm)
             rr_remote_bury(rm, m);
             continue;
         }
-        to_packet(rm, m, m->edge, 0, &p);
-        r = try_send(rm, e->to, &p, m, &err);
+        to_packet(rm, m, m->edge, m->status, &p);
+        r = make_sendable(rm->w, m, &err);
+        if (r == 0)
+            r = try_send(rm, e->to, &p, m, &err);
         if (r == -EAGAIN)
             return;
         if (r) {
@@ -349,11 +376,15 @@ static void send_again(struct remote *rm)
             return;
         }
         rm->again = m->next;
+        if (p.data && !p.acked && !rr_nodes_reach(rm, e->to))
+            rr_message_free(m);
     }
 }
 
 void rr_remote_ack(struct remote *rm, struct ack ack)
 {
+    if (ack.link & RR_ACK_NODE)
+        rr_nodes_ack(rm, ack);
     for (size_t n = 0; n < rm->n_ins && ack.link; n++)
         if (rm->ins[n].id == ack.link)
             rr_link_ack(rm->ins[n].link, ack.seq);
@@ -361,8 +392,7 @@ void rr_remote_ack(struct remote *rm, struct ack ack)
 
 /* --- messages that come ---------------------------------------------------------------------- */
 
-/* {u32 key_len, u32 value_len, key, value} ..., each whole, no key empty. */
-static bool meta_is_sound(const uint8_t *meta, size_t len)
+bool rr_meta_is_sound(const uint8_t *meta, size_t len)
 {
     for (size_t at = 0; at < len;) {
         uint32_t lengths[2];
@@ -391,7 +421,7 @@ static int copy_packet(const struct rr_packet *p, struct message *m, struct rr_e
             return out_of_memory(err);
         memcpy(m->meta, p->meta, p->meta_len);
         m->meta_len = p->meta_len;
-        if (!meta_is_sound(m->meta, m->meta_len))
+        if (!rr_meta_is_sound(m->meta, m->meta_len))
             return rr_error_set(err, RR_E_INVALID, "restart it", "a peer sent bad metadata");
     }
     if (!p->data)
@@ -413,24 +443,25 @@ static bool edge_is_ours(const struct remote *rm, uint32_t edge)
         return rm->self < 0 && wf->functions[wf->result].isolated;
     if (edge == wf->n_edges + 1) /* a dead letter */
         return rm->self < 0;
-    return edge < wf->n_edges && rr_hosted(rm->w, wf->edges[edge].to) &&
-           rr_edge_crosses(wf, &wf->edges[edge]) && wf->edges[edge].slot_bytes > 0;
+    return edge < wf->n_edges && rr_edge_crosses(wf, &wf->edges[edge]) &&
+           wf->edges[edge].slot_bytes > 0 &&
+           (rr_hosted(rm->w, wf->edges[edge].to) || rr_nodes_reach(rm, wf->edges[edge].to));
 }
 
 /* Into the queue, or to who waits for it. @m: moved. */
-static int hand_in(struct remote *rm, struct message *m, const struct rr_packet *p,
-                   struct rr_error *err)
+static int hand_in(struct remote *rm, struct message *m, struct rr_error *err)
 {
     struct rr_worker *w = rm->w;
+    int n_edges = (int)w->wf->n_edges;
 
-    if (p->edge == w->wf->n_edges + 1) {
-        if (p->status < 0 || (size_t)p->status >= w->wf->n_edges)
+    if (m->edge == n_edges + 1) {
+        if (m->status < 0 || m->status >= n_edges)
             rr_message_free(m);
         else
-            rr_remote_bury_here(rm, m, p->status);
+            rr_remote_bury_here(rm, m, m->status);
         return 0;
     }
-    if (p->edge == w->wf->n_edges) {
+    if (m->edge == n_edges) {
         if (w->result) {
             rr_message_free(m);
             return rr_error_set(err, RR_E_INVALID, "send it once per run",
@@ -440,14 +471,18 @@ static int hand_in(struct remote *rm, struct message *m, const struct rr_packet 
         w->result = m;
         return 0;
     }
-    if (w->wf->edges[p->edge].is_reply) {
+    if (!rr_hosted(w, w->wf->edges[m->edge].to)) { /* between a process of ours and a node */
+        rr_remote_send_later(rm, m);
+        return 0;
+    }
+    if (w->wf->edges[m->edge].is_reply) {
         rr_message_free(rm->reply);
         rm->reply = m;
-        rm->reply_status = p->status;
+        rm->reply_status = m->status;
         rm->replied = true;
         return 0;
     }
-    return rr_enqueue_here(w, m, (int)p->edge, err);
+    return rr_enqueue_here(w, m, m->edge, err);
 }
 
 /* What a function can tell a repeated delivery by. */
@@ -476,6 +511,25 @@ void rr_remote_new_run(struct remote *rm, uint64_t run)
     rr_delivery_forget(rm);
     rr_message_free(rr_take(rm->reply));
     rm->replied = false;
+}
+
+int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, struct rr_error *err)
+{
+    bool alive;
+
+    rm->activity++;
+    if (!rr_remote_is_origin(rm) && m->run > rm->run)
+        rr_remote_new_run(rm, m->run);
+    alive = m->run == rm->run;
+    if (!rr_delivery_begin(rm, m, alive && rm->repeats[m->edge], ack) || !alive) {
+        rr_message_free(m);
+        return 0;
+    }
+    if (rr_remote_at_least_once(rm, m->edge) && mark_delivery(m) < 0) {
+        rr_message_free(m);
+        return out_of_memory(err);
+    }
+    return hand_in(rm, m, err);
 }
 
 /* Returns 1: taken in; 0: none there; -1: the link is to be dropped; -2: @err ends the run. */
@@ -513,21 +567,11 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     m->path = p.data ? RR_PATH_COPY : RR_PATH_MOVE;
     m->id = p.id;
     m->attempt = p.attempt;
-    rm->activity++;
-    if (rm->self >= 0 && p.run > rm->run)
-        rr_remote_new_run(rm, p.run);
-    if (!rr_delivery_begin(rm, m, p.run == rm->run && rm->repeats[p.edge],
-                           (struct ack){p.acked ? in->id : 0, p.seq}) ||
-        p.run != rm->run) {
-        rr_message_free(m);
-        return 1;
-    }
-    if (p.acked && mark_delivery(m) < 0) {
-        rr_message_free(m);
-        out_of_memory(err);
-        return -2;
-    }
-    return hand_in(rm, m, &p, err) ? -2 : 1;
+    m->run = p.run;
+    m->status = p.status;
+    return rr_remote_arrived(rm, m, (struct ack){.link = p.acked ? in->id : 0, .seq = p.seq}, err)
+               ? -2
+               : 1;
 }
 
 /* --- links ----------------------------------------------------------------------------------- */
@@ -614,6 +658,20 @@ static void pump_outs(struct remote *rm, bool sockets)
     }
 }
 
+/* Its messages are taken in by callbacks, for all sessions of this process. */
+static int pump_nodes(struct remote *rm, bool messages, int taken, struct rr_error *err)
+{
+    uint64_t before = rm->activity;
+
+    if (rr_nodes_pump(rm->nodes, messages, err) < 0)
+        return -1;
+    if (!rm->arrival.code)
+        return taken < 0 ? taken : taken + (int)(rm->activity - before);
+    *err = rm->arrival;
+    rm->arrival.code = RR_OK;
+    return -1;
+}
+
 /* The rings first: what has come is not to wait for the sockets, where seldom anything is. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
 {
@@ -622,6 +680,10 @@ int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
 
     pump_outs(rm, false);
     taken = pump_ins(rm, false, messages, err);
+    if (rm->nodes)
+        taken = pump_nodes(rm, messages, taken, err);
+    if (taken < 0)
+        return taken;
     now = rr_now_ns();
     if (taken || (!rm->look && now - rm->looked_ns < LOOK_NS))
         return taken;
@@ -634,13 +696,13 @@ int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
     accept_all(rm);
     pump_outs(rm, true);
     if (rm->again)
-        send_again(rm);
+        rr_remote_send_again(rm);
     return pump_ins(rm, true, messages, err);
 }
 
 /* --- sleep ----------------------------------------------------------------------------------- */
 
-/* Rings only: no system call. */
+/* Rings alone need no system call. */
 static bool something_came(struct remote *rm)
 {
     for (size_t n = 0; n < rm->n_ins; n++)
@@ -649,7 +711,7 @@ static bool something_came(struct remote *rm)
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         if (rm->outs[n] && rr_link_pending(rm->outs[n]))
             return true;
-    return false;
+    return rm->nodes && rr_nodes_pending_io(rm->nodes);
 }
 
 /* Tell all peers to wake us; false when one was faster. */
@@ -715,6 +777,8 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
 
     if (announce_sleep(rm)) {
         now = rr_now_ns();
+        if (rm->nodes)
+            deadline_ns = rr_min(deadline_ns, rr_net_next_ns(rr_nodes_net(rm->nodes)));
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
         if (deadline_ns != UINT64_MAX)

@@ -64,7 +64,16 @@ struct remote {
     struct seen *seen;     /* this run's messages that may come twice: a hash table */
     size_t n_seen, room_seen;
     struct debt *debt; /* of the messages that are being handled; owned reference */
-    uint64_t run;      /* messages of earlier ones are dropped */
+    /* other nodes */
+    struct nodes *nodes;       /* owned by the origin, borrowed by sessions; NULL: none */
+    struct node_state *states; /* origin: by node */
+    uint8_t session[16];
+    struct rr_net_peer *origin; /* session: who runs the workflow; NULL: away, since: */
+    uint64_t away_ns;
+    struct batch *batches;   /* on their way to other nodes */
+    unsigned int n_outgoing; /* their targets */
+    struct rr_error arrival; /* code != 0: a message that came ends the run */
+    uint64_t run;            /* messages of earlier ones are dropped */
     uint64_t activity;
     uint64_t spin_ns, spin_max_ns;
     bool look; /* at the sockets: epoll said so */
@@ -113,6 +122,23 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns);
 /* What ends a wait early: 0, or @err: the run failed elsewhere, is another than @run, or is
  * cancelled. */
 int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err);
+/**
+ * rr_remote_arrived() - a message has come, from another process or node
+ * @m:    moved; its edge, run, id and attempt are set. Edge n_edges: the result; n_edges + 1: a
+ *        dead letter of edge m->status
+ * @ack:  its sender's; link 0: it wants none
+ *
+ * Return: 0; an error that ends the run.
+ */
+int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, struct rr_error *err);
+/* {u32 key_len, u32 value_len, key, value} ..., each whole, no key empty. */
+bool rr_meta_is_sound(const uint8_t *meta, size_t len);
+/* Send it when it can be sent: it is to go on, or to go once more. @m: moved. */
+void rr_remote_send_later(struct remote *rm, struct message *m);
+void rr_remote_send_again(struct remote *rm); /* what can be sent of these */
+bool rr_remote_at_least_once(const struct remote *rm, int edge);
+/* Is this where the workflow is run? */
+bool rr_remote_is_origin(const struct remote *rm);
 /* Wait for the reply to a call. */
 int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **ret,
                     int *ret_status, struct rr_error *err);
@@ -128,7 +154,9 @@ void rr_remote_watch(struct remote *rm, int fd);
 /* A sender that waits for an ack: link 0 is none. */
 struct ack {
     uint64_t link, seq;
+    uint32_t target; /* of a message from another node */
 };
+#define RR_ACK_NODE (1ull << 63) /* in link: of another node */
 void rr_remote_ack(struct remote *rm, struct ack ack);
 
 /* delivery.c */

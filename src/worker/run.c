@@ -9,6 +9,7 @@
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/nodes.h"
 #include "worker/remote.h"
 
 #define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
@@ -504,6 +505,9 @@ static bool any_isolated(const struct rr_workflow *wf)
 static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
 {
     int r = any_isolated(w->wf) ? rr_processes_start(w, err) : 0;
+
+    if (r == 0 && rr_workflow_has_nodes(w->wf))
+        r = rr_nodes_start(w, err);
 
     if (r == 0 && w->remote) {
         w->remote->active = true;

@@ -13,6 +13,7 @@
 
 #include "abi/abi.h"
 #include "base/error.h"
+#include "channel/net.h"
 #include "engine/engine.h"
 #include "region/region.h"
 #include "workflow/workflow.h"
@@ -69,6 +70,9 @@ struct rr_worker_options {
     uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;
+    /* How to talk to other nodes; borrowed for the worker's life. */
+    const struct rr_net_tls *tls; /* NULL: none, which @plain must allow, but for Unix sockets */
+    bool plain;
 };
 
 struct rr_result {

@@ -370,11 +370,13 @@ int rr_check_files(struct reader *r)
     for (size_t i = 0; i < r->wf->n_functions && !rc; i++) {
         const struct rr_function *f = &r->wf->functions[i];
 
+        if (f->node != r->wf->here)
+            continue;
         rc = check_module(r, f);
         for (size_t k = 0; k < f->n_folders && !rc; k++)
             rc = check_folder(r, f, &f->folders[k]);
     }
-    if (!rc && r->wf->dead_letters)
+    if (!rc && r->wf->dead_letters && r->wf->here == RR_NODE_HERE)
         rc = check_dead_letters(r);
     return rc;
 }

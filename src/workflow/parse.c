@@ -18,7 +18,8 @@
 #define QUEUE_BYTES_DEFAULT (4 * RR_GIB)
 #define DOMAIN_MESSAGES_DEFAULT 16384
 #define DOMAIN_BYTES_DEFAULT (8 * RR_GIB)
-#define MAX_KEYS 10
+#define ADDRESS_MAX 300
+#define MAX_KEYS 12
 
 struct unit {
     const char *name;
@@ -481,10 +482,130 @@ static int read_folders(struct reader *r, const struct yaml_node *list, struct r
     return rc;
 }
 
+/* host:port, [v6]:port or unix:/path; what exactly is a host is for the resolver to say. */
+static bool is_address(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    unsigned long port;
+    char *end;
+
+    if (strlen(text) > ADDRESS_MAX)
+        return false;
+    if (strncmp(text, "unix:", 5) == 0)
+        return text[5] == '/' && strlen(text + 5) < 100;
+    if (!colon || colon == text || (text[0] == '[') != (colon[-1] == ']') ||
+        (text[0] != '[' && strchr(text, ':') != colon))
+        return false;
+    port = strtoul(colon + 1, &end, 10);
+    return colon[1] >= '0' && colon[1] <= '9' && !*end && port >= 1 && port <= 65535;
+}
+
+static int read_node(struct reader *r, const struct yaml_node *key, struct rr_node *node)
+{
+    static const char *const keys[] = {"address", "identity", NULL};
+    struct fields in;
+    char what[80];
+    int rc = want_name(r, key, "name of a node");
+
+    node->pos = key->pos;
+    if (!rc)
+        rc = copy_text(r, key->text, &node->name);
+    snprintf(what, sizeof(what), "node '%.63s'", key->text);
+    if (!rc)
+        rc = read_fields(r, key->next, what, keys, &in);
+    if (rc)
+        return rc;
+    if (!in.values[0])
+        return rr_reader_fail(r, RR_E_INVALID, key->pos, "add `address: \"HOST:PORT\"`",
+                              "%s has no address", what);
+    rc = want_text(r, in.values[0], "address");
+    if (!rc && !is_address(in.values[0]->text))
+        rc = rr_reader_fail(r, RR_E_INVALID, in.values[0]->pos,
+                            "write HOST:PORT, [IPv6]:PORT or unix:/PATH",
+                            "'%.200s' is not an address", in.values[0]->text);
+    if (!rc)
+        rc = copy_text(r, in.values[0]->text, &node->address);
+    if (!rc && in.values[1])
+        rc = want_text(r, in.values[1], "identity");
+    return rc || !in.values[1] ? rc : copy_text(r, in.values[1]->text, &node->identity);
+}
+
+static int read_nodes(struct reader *r, const struct yaml_node *map)
+{
+    struct rr_workflow *wf = r->wf;
+    int rc = want_kind(r, map, YAML_MAP, "nodes");
+
+    if (rc)
+        return rc;
+    if (map->n_children / 2 > RR_WORKFLOW_MAX_NODES)
+        return rr_reader_fail(r, RR_E_INVALID, map->pos, "split the workflow", "more than %d nodes",
+                              RR_WORKFLOW_MAX_NODES);
+    wf->nodes = calloc(map->n_children / 2 + 1, sizeof(*wf->nodes));
+    if (!wf->nodes)
+        return rr_reader_no_memory(r);
+    for (const struct yaml_node *key = map->first; key && !rc; key = key->next->next)
+        rc = read_node(r, key, &wf->nodes[wf->n_nodes++]);
+    return rc;
+}
+
+/* Where a function lives. @isolation: what the file says for it alone, or NULL. */
+static int read_place(struct reader *r, const struct yaml_node *node,
+                      const struct yaml_node *isolation, struct rr_function *f)
+{
+    struct rr_nearest near;
+    char hint[160];
+    int rc = want_text(r, node, "node");
+
+    if (rc)
+        return rc;
+    f->node_pos = node->pos;
+    rr_nearest_init(&near, node->text);
+    for (size_t i = 0; i < r->wf->n_nodes && f->node < 0; i++) {
+        rr_nearest_offer(&near, r->wf->nodes[i].name);
+        if (strcmp(r->wf->nodes[i].name, node->text) == 0)
+            f->node = (int)i;
+    }
+    snprintf(hint, sizeof(hint),
+             near.best ? "did you mean '%.63s'?" : "add it under `nodes` with its address",
+             near.best);
+    if (f->node < 0)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, hint, "there is no node '%.80s'",
+                              node->text);
+    if (isolation && f->isolated)
+        return rr_reader_fail(r, RR_E_INVALID, isolation->pos,
+                              "give it a node of its own: that is a process of its own",
+                              "a function on another node cannot have `isolation: process`");
+    f->isolated = false; /* the workflow's own word is for functions that live here */
+    return 0;
+}
+
+static int read_allow(struct reader *r, const struct yaml_node *list, struct rr_function *f)
+{
+    size_t n = 0;
+    int rc = want_kind(r, list, YAML_LIST, "allow");
+
+    if (rc)
+        return rc;
+    if (list->n_children == 0 || list->n_children > RR_WORKFLOW_MAX_ALLOWED)
+        return rr_reader_fail(r, RR_E_INVALID, list->pos,
+                              "name who may send to it from other nodes, or leave the key out",
+                              "allow takes 1 to %d identities", RR_WORKFLOW_MAX_ALLOWED);
+    f->allow = calloc(list->n_children + 1, sizeof(char *));
+    if (!f->allow)
+        return rr_reader_no_memory(r);
+    for (const struct yaml_node *item = list->first; item && !rc; item = item->next) {
+        rc = want_text(r, item, "an identity");
+        if (!rc)
+            rc = copy_text(r, item->text, &f->allow[n++]);
+    }
+    return rc;
+}
+
 static int read_function(struct reader *r, const struct yaml_node *key, struct rr_function *f)
 {
-    static const char *const keys[] = {"module", "memory",  "deadline", "instances", "env",
-                                       "args",   "folders", "calls",    "isolation", NULL};
+    static const char *const keys[] = {"module",    "memory", "deadline", "instances",
+                                       "env",       "args",   "folders",  "calls",
+                                       "isolation", "node",   "allow",    NULL};
     struct fields in;
     char what[80];
     int rc;
@@ -492,6 +613,7 @@ static int read_function(struct reader *r, const struct yaml_node *key, struct r
     f->memory_bytes = MEMORY_DEFAULT;
     f->deadline_ns = DEADLINE_DEFAULT_NS;
     f->isolated = r->isolated;
+    f->node = RR_NODE_HERE;
     f->pos = key->pos;
     rc = want_name(r, key, "name of a function");
     if (!rc && strcmp(key->text, "input") == 0)
@@ -523,6 +645,10 @@ static int read_function(struct reader *r, const struct yaml_node *key, struct r
         rc = read_folders(r, in.values[6], f);
     if (!rc && in.values[8])
         rc = read_isolation(r, in.values[8], &f->isolated);
+    if (!rc && in.values[9])
+        rc = read_place(r, in.values[9], in.values[8], f);
+    if (!rc && in.values[10])
+        rc = read_allow(r, in.values[10], f);
     r->calls_nodes[f - r->wf->functions] = in.values[7];
     return rc;
 }
@@ -900,13 +1026,16 @@ static int read_settings(struct reader *r, const struct fields *in)
     }
     if (!rc && in->values[5])
         rc = read_limits(r, in->values[5]);
+    if (!rc && in->values[6])
+        rc = read_nodes(r, in->values[6]);
     return rc;
 }
 
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version", "name",      "pool",  "isolation", "dead_letters",
-                                       "limits",  "functions", "edges", "result",    NULL};
+    static const char *const keys[] = {"version",      "name",   "pool",  "isolation",
+                                       "dead_letters", "limits", "nodes", "functions",
+                                       "edges",        "result", NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;
@@ -919,7 +1048,7 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = read_version(r, root);
     if (!rc)
         rc = read_fields(r, root, "the workflow", keys, &in);
-    for (size_t i = 6; keys[i] && !rc; i++) {
+    for (size_t i = 7; keys[i] && !rc; i++) {
         if (!in.values[i])
             rc = rr_reader_fail(r, RR_E_INVALID, root->pos,
                                 "a workflow has version, functions, edges and result",
@@ -928,12 +1057,12 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
     if (!rc)
         rc = read_settings(r, &in);
     if (!rc)
-        rc = read_functions(r, in.values[6]);
+        rc = read_functions(r, in.values[7]);
     if (!rc)
-        rc = read_edges(r, in.values[7]);
+        rc = read_edges(r, in.values[8]);
     if (rc)
         return rc;
-    r->wf->result_pos = in.values[8]->pos;
-    rc = read_endpoint(r, in.values[8], "result", false, "out", &r->wf->result, port);
+    r->wf->result_pos = in.values[9]->pos;
+    rc = read_endpoint(r, in.values[9], "result", false, "out", &r->wf->result, port);
     return rc ? rc : copy_text(r, port, &r->wf->result_port);
 }

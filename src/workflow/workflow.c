@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "workflow/workflow.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/evp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +56,14 @@ void rr_workflow_free(struct rr_workflow *wf)
         free_texts(f->calls);
         free(f->name);
         free(f->module);
+        free_texts(f->allow);
     }
+    for (size_t i = 0; i < wf->n_nodes; i++) {
+        free(wf->nodes[i].name);
+        free(wf->nodes[i].address);
+        free(wf->nodes[i].identity);
+    }
+    free(wf->nodes);
     for (size_t i = 0; i < wf->n_edges; i++) {
         free(wf->edges[i].from_port);
         free(wf->edges[i].to_port);
@@ -78,20 +87,121 @@ int rr_workflow_find(const struct rr_workflow *wf, const char *name)
     return -1;
 }
 
-bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e)
+int rr_node_of(const struct rr_workflow *wf, int function)
 {
+    return function == RR_NODE_INPUT ? RR_NODE_HERE : wf->functions[function].node;
+}
+
+enum rr_channel rr_edge_channel(const struct rr_workflow *wf, const struct rr_edge *e)
+{
+    if (rr_node_of(wf, e->from) != rr_node_of(wf, e->to))
+        return RR_CHANNEL_NETWORK;
     /* No edge leads from a function to itself: that would be a cycle. */
     return wf->functions[e->to].isolated ||
-           (e->from != RR_NODE_INPUT && wf->functions[e->from].isolated);
+                   (e->from != RR_NODE_INPUT && wf->functions[e->from].isolated)
+               ? RR_CHANNEL_KERNEL
+               : RR_CHANNEL_USER;
+}
+
+const char *rr_channel_name(enum rr_channel channel)
+{
+    static const char *const names[] = {"user", "kernel", "network"};
+
+    return names[channel];
+}
+
+bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e)
+{
+    return rr_edge_channel(wf, e) != RR_CHANNEL_USER;
+}
+
+bool rr_workflow_has_nodes(const struct rr_workflow *wf)
+{
+    for (size_t i = 0; i < wf->n_functions; i++)
+        if (wf->functions[i].node != RR_NODE_HERE)
+            return true;
+    return false;
 }
 
 void rr_workflow_isolate_all(struct rr_workflow *wf)
 {
     for (size_t i = 0; i < wf->n_functions; i++)
-        wf->functions[i].isolated = true;
+        wf->functions[i].isolated = wf->functions[i].node == RR_NODE_HERE;
 }
 
-static int read_all(struct reader *r, const char *text, size_t len, bool check_files)
+static void digest_text(EVP_MD_CTX *ctx, const char *text)
+{
+    EVP_DigestUpdate(ctx, text, strlen(text) + 1);
+}
+
+static void digest_number(EVP_MD_CTX *ctx, uint64_t n)
+{
+    n = htole64(n);
+    EVP_DigestUpdate(ctx, &n, sizeof(n));
+}
+
+static void digest_all(EVP_MD_CTX *ctx, const struct rr_workflow *wf)
+{
+    digest_text(ctx, wf->name);
+    for (size_t i = 0; i < wf->n_functions; i++) {
+        digest_text(ctx, wf->functions[i].name);
+        digest_text(ctx, wf->functions[i].node < 0 ? "" : wf->nodes[wf->functions[i].node].name);
+    }
+    for (size_t i = 0; i < wf->n_edges; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        digest_number(ctx, (uint64_t)(int64_t)e->from);
+        digest_text(ctx, e->from_port);
+        digest_number(ctx, (uint64_t)e->to);
+        digest_text(ctx, e->to_port);
+        digest_number(ctx, e->at_least_once ? e->attempts : 0);
+        digest_number(ctx, e->max_bytes);
+        digest_number(ctx, e->slot_bytes);
+        digest_number(ctx, e->window);
+    }
+    digest_number(ctx, (uint64_t)wf->result);
+    digest_text(ctx, wf->result_port);
+    digest_number(ctx, wf->result_window);
+}
+
+int rr_workflow_digest(const struct rr_workflow *wf, char ret[RR_DIGEST_TEXT])
+{
+    unsigned char sum[EVP_MAX_MD_SIZE];
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    int r = -ENOMEM;
+
+    if (ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1) {
+        digest_all(ctx, wf);
+        r = EVP_DigestFinal_ex(ctx, sum, NULL) == 1 ? 0 : -ENOMEM;
+    }
+    EVP_MD_CTX_free(ctx);
+    for (size_t i = 0; r == 0 && i < 32; i++)
+        snprintf(ret + 2 * i, 3, "%02x", sum[i]);
+    return r;
+}
+
+/* Which node we are must be known before files are looked at. */
+static int find_here(struct reader *r, const char *node)
+{
+    struct rr_nearest near;
+    char hint[160];
+
+    rr_nearest_init(&near, node);
+    for (size_t i = 0; i < r->wf->n_nodes; i++) {
+        if (strcmp(r->wf->nodes[i].name, node) == 0) {
+            r->wf->here = (int)i;
+            return 0;
+        }
+        rr_nearest_offer(&near, r->wf->nodes[i].name);
+    }
+    snprintf(hint, sizeof(hint), near.best ? "did you mean '%.63s'?" : "add it under `nodes`",
+             near.best);
+    return rr_reader_fail(r, RR_E_INVALID, (struct rr_pos){1, 1}, hint,
+                          "the workflow has no node '%.80s'", node);
+}
+
+static int read_all(struct reader *r, const char *text, size_t len, bool check_files,
+                    const char *node)
 {
     struct yaml_doc doc;
     int rc = rr_yaml_read(&doc, r->wf->path, text, len, r->err);
@@ -104,12 +214,14 @@ static int read_all(struct reader *r, const char *text, size_t len, bool check_f
         rc = rr_check_graph(r);
     if (!rc)
         rc = rr_layout_assign(r);
+    if (!rc && node)
+        rc = find_here(r, node);
     if (!rc && check_files)
         rc = rr_check_files(r);
     return rc;
 }
 
-static int parse(const char *path, const char *text, size_t len, bool check_files,
+static int parse(const char *path, const char *text, size_t len, bool check_files, const char *node,
                  struct rr_workflow **ret, struct rr_error *err)
 {
     struct rr_error spare;
@@ -119,8 +231,9 @@ static int parse(const char *path, const char *text, size_t len, bool check_file
     r.wf = calloc(1, sizeof(*r.wf));
     if (!r.wf)
         return rr_reader_no_memory(&r);
+    r.wf->here = RR_NODE_HERE;
     r.wf->path = strdup(path);
-    rc = r.wf->path ? read_all(&r, text, len, check_files) : rr_reader_no_memory(&r);
+    rc = r.wf->path ? read_all(&r, text, len, check_files, node) : rr_reader_no_memory(&r);
     free(r.by_name);
     free(r.calls_nodes);
     if (rc)
@@ -133,7 +246,7 @@ static int parse(const char *path, const char *text, size_t len, bool check_file
 int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_workflow **ret,
                       struct rr_error *err)
 {
-    return parse(path, text, len, false, ret, err);
+    return parse(path, text, len, false, NULL, ret, err);
 }
 
 static int fail_file(struct rr_error *err, const char *path, int error)
@@ -145,6 +258,12 @@ static int fail_file(struct rr_error *err, const char *path, int error)
 }
 
 int rr_workflow_load(const char *path, struct rr_workflow **ret, struct rr_error *err)
+{
+    return rr_workflow_load_at(path, NULL, ret, err);
+}
+
+int rr_workflow_load_at(const char *path, const char *node, struct rr_workflow **ret,
+                        struct rr_error *err)
 {
     size_t len = 0, room = RR_WORKFLOW_MAX_FILE + 1; /* one more than allowed tells too long */
     ssize_t n = 1;
@@ -168,7 +287,7 @@ int rr_workflow_load(const char *path, struct rr_workflow **ret, struct rr_error
     }
     close(fd);
     if (!rc)
-        rc = parse(path, text, len, true, ret, err);
+        rc = parse(path, text, len, true, node, ret, err);
     free(text);
     return rc;
 }

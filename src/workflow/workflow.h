@@ -13,9 +13,11 @@
 #include "base/util.h"
 
 #define RR_WORKFLOW_MAX_FUNCTIONS 1024
-#define RR_WORKFLOW_MAX_EDGES 4096      /* the two of each call included */
-#define RR_WORKFLOW_MAX_NAME 63         /* [A-Za-z][A-Za-z0-9_-]* */
-#define RR_WORKFLOW_MAX_FOLDERS 64      /* of one function */
+#define RR_WORKFLOW_MAX_EDGES 4096 /* the two of each call included */
+#define RR_WORKFLOW_MAX_NAME 63    /* [A-Za-z][A-Za-z0-9_-]* */
+#define RR_WORKFLOW_MAX_FOLDERS 64 /* of one function */
+#define RR_WORKFLOW_MAX_NODES 256
+#define RR_WORKFLOW_MAX_ALLOWED 64      /* identities for one function */
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
 #define RR_WORKFLOW_MAX_ATTEMPTS 100
 #define RR_WORKFLOW_MAX_QUEUED 65536    /* messages on one link */
@@ -43,7 +45,21 @@ struct rr_function {
     size_t n_folders;
     char **calls;  /* names of functions it may call; NULL-terminated */
     bool isolated; /* lives alone in a process of its own */
+    int node;      /* where it lives; RR_NODE_HERE: where the workflow is run */
+    char **allow;  /* who may send to it from other nodes; NULL-terminated; NULL: whoever has a
+                      certificate of our CA */
+    struct rr_pos node_pos;
     struct rr_pos pos, module_pos;
+};
+
+#define RR_NODE_HERE (-1)
+
+/* Another machine, or another process somewhere, that hosts functions. */
+struct rr_node {
+    char *name;
+    char *address;  /* host:port, [v6]:port or unix:/path */
+    char *identity; /* that its certificate must name; NULL: the host of its address */
+    struct rr_pos pos;
 };
 
 #define RR_NODE_INPUT (-1) /* `from: input`, the workflow's own input */
@@ -81,6 +97,9 @@ struct rr_workflow {
     uint64_t queue_bytes;         /* defaults 1024 and 4 GiB */
     unsigned int domain_messages; /* the same over all links; defaults 16384 and 8 GiB */
     uint64_t domain_bytes;
+    struct rr_node *nodes;
+    size_t n_nodes;
+    int here; /* the node that this process is; RR_NODE_HERE: where the workflow is run */
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;
@@ -109,6 +128,10 @@ struct rr_workflow {
  * Return: 0 or an enum rr_code (RR_E_NOINPUT, RR_E_INVALID, RR_E_SYSTEM).
  */
 int rr_workflow_load(const char *path, struct rr_workflow **ret, struct rr_error *err);
+/* The same for node @node of the workflow, whose functions' files alone must exist; NULL: for where
+ * it is run. */
+int rr_workflow_load_at(const char *path, const char *node, struct rr_workflow **ret,
+                        struct rr_error *err);
 /* The same from memory, for tests and fuzzing: @path names it and resolves other
  * paths; no file is looked at. */
 int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_workflow **ret,
@@ -116,12 +139,24 @@ int rr_workflow_parse(const char *path, const char *text, size_t len, struct rr_
 void rr_workflow_free(struct rr_workflow *wf);
 int rr_workflow_find(const struct rr_workflow *wf, const char *name); /* index or -1 */
 
+enum rr_channel { RR_CHANNEL_USER, RR_CHANNEL_KERNEL, RR_CHANNEL_NETWORK };
+/* By where its two ends live. */
+enum rr_channel rr_edge_channel(const struct rr_workflow *wf, const struct rr_edge *e);
+const char *rr_channel_name(enum rr_channel channel);
+/* Where a function lives, or the input and the result. */
+int rr_node_of(const struct rr_workflow *wf, int function);
+bool rr_workflow_has_nodes(const struct rr_workflow *wf); /* some functions live elsewhere */
+/* Of all that two nodes must agree on: what is sent where, and under which addresses. As
+ * hexadecimal digits. */
+#define RR_DIGEST_TEXT 65
+int rr_workflow_digest(const struct rr_workflow *wf, char ret[RR_DIGEST_TEXT]);
+
 /*
  * Sender and receiver live in different processes: an isolated function lives
- * alone, all others and the workflow's input in the parent worker.
+ * alone, functions of other nodes there, all others and the workflow's input in the parent worker.
  */
 bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e);
-/* Give every function a process of its own, whatever the file says. */
+/* Give every function that lives here a process of its own, whatever the file says. */
 void rr_workflow_isolate_all(struct rr_workflow *wf);
 
 #endif

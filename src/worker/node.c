@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A node that serves functions. One thread: a function runs as soon as its messages are there. */
+#include "worker/node.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "worker/nodes.h"
+
+#define EXPIRE_NS 1000000000u /* between looks for sessions that are over */
+#define DRAIN_NS 10000000000u /* for what has begun, when it is to stop */
+
+struct rr_node_server {
+    struct rr_worker *base;
+    struct nodes *nodes;
+    int wake_fd;
+    atomic_int stops;
+    atomic_bool reload;
+    uint64_t spin_ns, spin_max_ns, expired_ns, stop_ns;
+};
+
+int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
+                       struct rr_node_server **ret, struct rr_error *err)
+{
+    struct rr_node_server *s = calloc(1, sizeof(*s));
+    int r;
+
+    if (!s)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    r = s->wake_fd < 0 ? rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors",
+                                      "no eventfd: %s", strerror(errno))
+                       : rr_worker_new(wf, options, &s->base, err);
+    if (r == 0)
+        r = rr_nodes_new(s->base, true, &s->nodes, err);
+    if (r) {
+        rr_node_server_free(s);
+        return r;
+    }
+    s->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? s->base->spin_ns : 0;
+    s->spin_ns = s->spin_max_ns;
+    *ret = s;
+    return 0;
+}
+
+void rr_node_server_free(struct rr_node_server *s)
+{
+    if (!s)
+        return;
+    rr_nodes_free(s->nodes);
+    rr_worker_free(s->base);
+    if (s->wake_fd >= 0)
+        close(s->wake_fd);
+    free(s);
+}
+
+int rr_node_server_listen(struct rr_node_server *s, const char *at, struct rr_error *err)
+{
+    return rr_net_listen(rr_nodes_net(s->nodes), at, err);
+}
+
+static void wake(const struct rr_node_server *s)
+{
+    uint64_t one = 1;
+    int saved = errno;
+
+    while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        ;
+    errno = saved;
+}
+
+void rr_node_server_stop(struct rr_node_server *s)
+{
+    if (atomic_fetch_add(&s->stops, 1) > 0)
+        rr_worker_cancel(s->base);
+    wake(s);
+}
+
+void rr_node_server_reload(struct rr_node_server *s)
+{
+    atomic_store(&s->reload, true);
+    wake(s);
+}
+
+/* Everything that has come, for all sessions. True: there was something. */
+static bool work(struct rr_node_server *s)
+{
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+    bool busy = false;
+
+    for (size_t k = 0; k < n; k++)
+        busy = rr_session_work(sessions[k]->remote) || busy;
+    return busy;
+}
+
+static bool anything_left(struct rr_node_server *s)
+{
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->ready_first >= 0 || rr_remote_n_unacked(sessions[k]->remote) > 0)
+            return true;
+    return false;
+}
+
+/* As rr_remote_spin(). */
+static bool spin(struct rr_node_server *s)
+{
+    uint64_t begin = rr_now_ns();
+
+    if (!s->spin_ns)
+        return false;
+    do
+        if (rr_nodes_pending_io(s->nodes)) {
+            s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
+            return true;
+        }
+    while (rr_now_ns() - begin < s->spin_ns);
+    if (s->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
+        s->spin_ns = s->spin_ns > 2000 ? s->spin_ns / 2 : 1000;
+    return false;
+}
+
+static void doze(struct rr_node_server *s)
+{
+    struct rr_net *net = rr_nodes_net(s->nodes);
+    struct pollfd p[2] = {{.fd = rr_net_fd(net), .events = POLLIN},
+                          {.fd = s->wake_fd, .events = POLLIN}};
+    uint64_t now = rr_now_ns(), until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS), count;
+
+    if (anything_left(s)) /* for a peer that is dialed, or room */
+        until = rr_min(until, now + 2000000);
+    poll(p, 2, until <= now ? 0 : (int)((until - now) / 1000000 + 1));
+    while (read(s->wake_fd, &count, sizeof(count)) > 0)
+        ;
+}
+
+static void reload(struct rr_node_server *s)
+{
+    struct rr_error err;
+
+    if (!atomic_exchange(&s->reload, false))
+        return;
+    if (rr_net_reload_tls(rr_nodes_net(s->nodes), &err))
+        rr_log(0, "the certificate stays as it was: %s", err.text);
+    else
+        rr_log(2, "the certificate was read again");
+}
+
+/* Once it is to stop: is it done, or has it taken too long? */
+static bool over(struct rr_node_server *s)
+{
+    int stops = atomic_load(&s->stops);
+
+    if (!stops)
+        return false;
+    if (!s->stop_ns)
+        s->stop_ns = rr_now_ns();
+    return stops > 1 || !anything_left(s) || rr_now_ns() - s->stop_ns > DRAIN_NS;
+}
+
+int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
+{
+    while (!over(s)) {
+        reload(s);
+        if (rr_nodes_pump(s->nodes, true, err) < 0)
+            return (int)err->code;
+        if (work(s))
+            continue;
+        if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {
+            s->expired_ns = rr_now_ns();
+            rr_nodes_expire(s->nodes);
+        }
+        if (!spin(s))
+            doze(s);
+    }
+    return 0;
+}
