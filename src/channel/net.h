@@ -107,7 +107,7 @@ struct rr_net_stats {
     uint64_t attempts;           /* connects tried */
     uint64_t pings, pongs;
     uint64_t refused_connections, rule_breaks, refused_messages;
-    uint64_t retransmitted_bytes; /* by TCP, of connections that are open; rr_net_stats() asks */
+    uint64_t retransmitted; /* segments, by TCP, of connections that are open now */
     uint64_t reads, writes;       /* system calls on sockets */
     uint32_t peers_up, connections;
     bool kernel_tls; /* of the newest TLS connection: the kernel encrypts */
@@ -122,7 +122,7 @@ struct rr_net_stats {
  */
 int rr_net_new(const struct rr_net_options *options, struct rr_net **ret, struct rr_error *err);
 /* Says goodbye and closes everything; messages not done with are lost: done() and down() are called
- * for the last time. */
+ * for the last time. Peers go with it. */
 void rr_net_free(struct rr_net *net);
 /* Read the TLS files again; new connections use them. On failure all stays as it was. */
 int rr_net_reload_tls(struct rr_net *net, struct rr_error *err);

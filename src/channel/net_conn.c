@@ -176,7 +176,14 @@ void conn_fail(struct conn *c, enum log_kind kind, const char *fmt, ...)
     conn_close(c);
     if (!peer)
         return;
-    if (peer->main == c || c->extra) {
+    if (c->extra && peer_elsewhere(peer, c))
+        return;
+    if (peer->main == c && peer->dialed && !peer->admitted &&
+        peer->next_address < peer->n_addresses) { /* another address may do better */
+        peer->main = NULL;
+        peer->failure = err;
+        peer_dial_next(peer);
+    } else if (peer->main == c || c->extra) {
         peer_end(peer, &err);
     } else { /* one of several attempts */
         peer->failure = err;
@@ -358,7 +365,6 @@ static void on_pieces(struct conn *c, size_t fresh)
 
 static bool read_main(struct conn *c)
 {
-    uint64_t before = c->net->stats.in_bytes;
     size_t budget = READ_BUDGET;
     bool came = false;
 
@@ -387,7 +393,6 @@ static bool read_main(struct conn *c)
         if (c->ssl ? !c->tls_more : (size_t)n < asked)
             break; /* nothing more is there now */
     }
-    (void)before;
     return came;
 }
 
@@ -422,7 +427,7 @@ static ssize_t read_chunk(struct conn *c)
     want = rr_min(want, (uint64_t)n);
     c->header_got = (size_t)n - want;
     c->chunk_left -= want;
-    if (c->in && c->in->to)
+    if (c->in)
         c->in->got += want;
     if (c->chunk_left == 0)
         message_chunk_done(c);
@@ -480,7 +485,8 @@ static bool read_exact(struct conn *c)
     size_t budget = READ_BUDGET;
     bool came = false;
 
-    while ((c->state == CONN_GREETING || (c->state == CONN_OPEN && c->extra)) && budget) {
+    while ((c->state == CONN_GREETING || (c->state == CONN_OPEN && c->extra)) && budget &&
+           (c->events & EPOLLIN)) {
         ssize_t n = c->chunk_left ? read_chunk(c) : read_body(c);
 
         if (n <= 0)
@@ -610,7 +616,7 @@ static void rotate(struct conn *c)
     c->queue_last = m;
 }
 
-static void dequeue(struct conn *c)
+static void unlink_first(struct conn *c)
 {
     struct outgoing *m = c->queue;
 
@@ -621,6 +627,13 @@ static void dequeue(struct conn *c)
     m->next = NULL;
     m->conn = NULL;
     free(rr_take(m->head));
+}
+
+static void dequeue(struct conn *c)
+{
+    struct outgoing *m = c->queue;
+
+    unlink_first(c);
     message_sent(m);
 }
 
@@ -629,6 +642,11 @@ static bool put_next(struct conn *c, struct outgoing *m)
 {
     uint8_t header[RR_WIRE_HEADER];
 
+    if (m->cancelled && !m->head_sent) {
+        unlink_first(c);
+        message_unsent(m);
+        return true;
+    }
     if (m->cancelled) {
         if (!conn_put_frame(c, RR_WIRE_CANCEL, m->seq, NULL, 0))
             return false;
@@ -837,7 +855,7 @@ void conn_timer(struct conn *c)
 
     if (c->state == CONN_CLOSED)
         return;
-    if (c->state == CONN_OPEN && (!c->peer->dialed || c->peer->up || c != c->peer->main)) {
+    if (c->state == CONN_OPEN && c->peer->up) {
         if (c->low_water) /* so that a little that comes is seen, too */
             conn_read(c);
         if (c->state == CONN_OPEN)

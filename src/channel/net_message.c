@@ -39,7 +39,7 @@ int message_begin(struct rr_net_peer *peer, const struct rr_wire_credit *window)
     peer->n_outs = (uint32_t)window->messages;
     peer->outs = calloc(peer->n_outs, sizeof(*peer->outs));
     peer->free_outs = calloc(peer->n_outs, sizeof(*peer->free_outs));
-    peer->ins = calloc(RR_WIRE_MAX_WINDOW, sizeof(*peer->ins));
+    peer->ins = calloc(o->window_messages, sizeof(*peer->ins));
     if (!peer->outs || !peer->free_outs || !peer->ins)
         return -ENOMEM;
     peer->n_free_outs = peer->n_outs;
@@ -60,6 +60,8 @@ static void set_dirty(struct rr_net_peer *peer)
     peer->dirty = true;
     peer->next_dirty = peer->net->dirty;
     peer->net->dirty = peer;
+    if (!peer->net->pumping)
+        peer->net->again = true;
 }
 
 /* The slot may be used again. */
@@ -116,7 +118,7 @@ void message_end(struct rr_net_peer *peer)
     for (uint32_t n = 0; peer->outs && n < peer->n_outs; n++)
         if (peer->outs[n])
             finish_out(peer, peer->outs[n], true);
-    for (uint32_t n = 0; peer->ins && n < RR_WIRE_MAX_WINDOW; n++)
+    for (uint32_t n = 0; peer->ins && n < peer->net->o.window_messages; n++)
         if (peer->ins[n])
             free_in(peer, peer->ins[n]);
     free(rr_take(peer->outs));
@@ -202,6 +204,8 @@ void message_flush(struct rr_net_peer *peer)
             return;
         owed_sent(peer, &o);
     }
+    if (peer->main && peer->main->state == CONN_OPEN && bytes_len(&peer->main->out))
+        conn_write(peer->main);
 }
 
 /* --- what comes ------------------------------------------------------------------------------ */
@@ -209,9 +213,19 @@ void message_flush(struct rr_net_peer *peer)
 static struct incoming *find_in(const struct rr_net_peer *peer, uint64_t handle)
 {
     uint32_t slot = SLOT_OF(handle);
-    struct incoming *in = peer->ins && slot < RR_WIRE_MAX_WINDOW ? peer->ins[slot] : NULL;
+    struct incoming *in =
+        peer->ins && slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
 
     return in && in->handle == handle ? in : NULL;
+}
+
+/* By the sender's number. */
+static struct incoming *find_seq(const struct rr_net_peer *peer, uint64_t seq)
+{
+    uint32_t slot = SLOT_OF(seq);
+    struct incoming *in = slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
+
+    return in && in->seq == seq ? in : NULL;
 }
 
 static void grant(struct rr_net_peer *peer, bool bulk, uint64_t cost)
@@ -440,11 +454,10 @@ static void whole(struct rr_net_peer *peer, struct incoming *in)
 void message_on_chunk(struct conn *c, const struct rr_wire_header *h)
 {
     struct rr_net_peer *peer = c->peer;
-    uint32_t slot = SLOT_OF(h->seq);
-    struct incoming *in = c->extra && slot < RR_WIRE_MAX_WINDOW ? peer->ins[slot] : NULL;
+    struct incoming *in = c->extra ? find_seq(peer, h->seq) : NULL;
     struct rr_error err;
 
-    if (!in || in->seq != h->seq || in->conn != c || h->len > in->len - in->got) {
+    if (!in || in->conn != c || h->len > in->len - in->got) {
         broke(&err, "it sent payload of no message, or too much of it");
         c->chunk_left = 0;
         conn_broke(c, &err);
@@ -488,7 +501,7 @@ static void tell_ready(struct rr_net_peer *peer)
 static void on_received(struct rr_net_peer *peer, struct outgoing *m)
 {
     m->received = true;
-    if (m->refusal || m->cancelled) {
+    if (m->refusal) {
         finish_out(peer, m, false);
         return;
     }
@@ -618,11 +631,10 @@ static void forget_event(struct rr_net *net, uint64_t handle, const struct rr_ne
 static int on_cancel(struct conn *c, const struct rr_wire_header *h, struct rr_error *err)
 {
     struct rr_net_peer *peer = c->peer;
-    uint32_t slot = SLOT_OF(h->seq);
-    struct incoming *in = slot < RR_WIRE_MAX_WINDOW ? peer->ins[slot] : NULL;
+    struct incoming *in = find_seq(peer, h->seq);
     struct event *e;
 
-    if (!in || in->seq != h->seq) /* our last word about it is on its way */
+    if (!in) /* our last word about it is on its way */
         return c->extra ? broke(err, "it cancels what it has not sent") : 0;
     in->cancelled = true;
     if (!in->whole && in->bulk) {
@@ -632,7 +644,8 @@ static int on_cancel(struct conn *c, const struct rr_wire_header *h, struct rr_e
             whole(peer, in);
         return 0;
     }
-    say_back(peer, in->seq, 0, RR_WIRE_CANCELLED);
+    if (in->n_open) /* else it knows that nothing is left to come */
+        say_back(peer, in->seq, 0, RR_WIRE_CANCELLED);
     grant(peer, in->bulk, in->cost);
     if (in->delivered) {
         e = net_event(peer, EVENT_CANCELLED, 0);
@@ -641,7 +654,7 @@ static int on_cancel(struct conn *c, const struct rr_wire_header *h, struct rr_e
     } else {
         forget_event(c->net, in->handle, peer);
     }
-    if (peer->ins && peer->ins[slot] == in)
+    if (find_seq(peer, h->seq) == in)
         free_in(peer, in);
     return 0;
 }
@@ -694,10 +707,10 @@ void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint
 
     switch (h->type) {
     case RR_WIRE_DATA:
-        r = on_data(c, h, body, &err);
+        r = c->peer->up ? on_data(c, h, body, &err) : -1;
         break;
     case RR_WIRE_CANCEL:
-        r = on_cancel(c, h, &err);
+        r = c->peer->up ? on_cancel(c, h, &err) : -1;
         break;
     case RR_WIRE_PING:
         conn_pong(c, h->seq);
@@ -708,16 +721,16 @@ void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint
         on_error(c, h, body);
         return;
     case RR_WIRE_BACK:
-        r = c->extra ? -1 : on_back(c, h, body, &err);
+        r = c->extra || !c->peer->up ? -1 : on_back(c, h, body, &err);
         break;
     case RR_WIRE_REFUSE:
-        r = c->extra ? -1 : on_refuse(c->peer, h, body, &err);
+        r = c->extra || !c->peer->up ? -1 : on_refuse(c->peer, h, body, &err);
         break;
     case RR_WIRE_CREDIT:
-        r = c->extra ? -1 : on_credit(c->peer, body, &err);
+        r = c->extra || !c->peer->up ? -1 : on_credit(c->peer, body, &err);
         break;
     case RR_WIRE_CONTROL:
-        r = c->extra ? -1 : on_control(c, h, body, &err);
+        r = c->extra || !c->peer->up ? -1 : on_control(c, h, body, &err);
         break;
     case RR_WIRE_GOODBYE:
         if (c->extra)
@@ -735,9 +748,24 @@ void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint
 
 /* --- what we send ---------------------------------------------------------------------------- */
 
+/* All of it is out, or its end was. */
 void message_sent(struct outgoing *m)
 {
-    (void)m;
+    if (!m->cancelled || m->sent < m->len)
+        return;
+    /* too late to stop, so the receiver may drop it */
+    if (conn_put_frame(m->peer->main, RR_WIRE_CANCEL, m->seq, NULL, 0))
+        set_dirty(m->peer);
+}
+
+void message_unsent(struct outgoing *m)
+{
+    struct rr_net_peer *peer = m->peer;
+
+    peer->sent.messages--;
+    peer->sent.bulk_bytes -= m->len;
+    finish_out(peer, m, false);
+    tell_ready(peer);
 }
 
 static bool has_credit(const struct rr_net_peer *peer, const struct rr_net_packet *p, bool bulk)

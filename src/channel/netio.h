@@ -163,6 +163,7 @@ struct rr_net_peer {
     struct rr_net_peer *next, *prev;
     unsigned int refs;
     bool dialed, freed, up, admitted;
+    bool no_session, elsewhere; /* see peer_elsewhere(): wanted, done */
     void *data;
     char *target;
     char address[80];
@@ -267,7 +268,6 @@ void peer_ref(struct rr_net_peer *peer);
 void peer_unref(struct rr_net_peer *peer);
 /* Its session is over, or its attempt; @why: NULL: it said goodbye. */
 void peer_end(struct rr_net_peer *peer, const struct rr_error *why);
-void peer_close(struct rr_net_peer *peer, enum rr_net_reason reason, const char *text);
 void peer_redial(struct rr_net_peer *peer);
 void peer_dial_next(struct rr_net_peer *peer);
 void peer_resolved(struct rr_net_peer *peer, const struct sockaddr_storage *addresses, uint32_t n,
@@ -277,6 +277,9 @@ void peer_timer(struct rr_net_peer *peer);
 void peer_on_hello(struct conn *c, const struct rr_wire_header *h, const uint8_t *body);
 /* EVENT_ADMIT: ask. */
 void peer_admit(struct event *e);
+/* An extra connection has failed because its session is not there: it is tried where the main one
+ * said, once. */
+bool peer_elsewhere(struct rr_net_peer *peer, struct conn *c);
 void peer_connected(struct conn *c);
 void peer_accepted(struct conn *c);
 /* Both sides: the connection may be used, so greet. */
@@ -294,6 +297,8 @@ void message_end(struct rr_net_peer *peer);
 /* A session begins. 0 or -ENOMEM. */
 int message_begin(struct rr_net_peer *peer, const struct rr_wire_credit *window);
 void message_sent(struct outgoing *m);
+/* It was cancelled before any of it was sent. */
+void message_unsent(struct outgoing *m);
 uint8_t *message_chunk_place(struct conn *c);
 
 /* net_conn.c */
