@@ -247,16 +247,17 @@ static int listen_on(const struct sockaddr_storage *a)
 
 static int parse_listen(const char *at, struct sockaddr_storage *a, struct rr_error *err)
 {
+    const char *path = strncmp(at, "unix:", 5) == 0 ? at + 5 : NULL;
     struct sockaddr_un *u = (void *)a;
     char host[256], port[16];
 
     *a = (struct sockaddr_storage){0};
-    if (strncmp(at, "unix:", 5) == 0 && at[5] && strlen(at + 5) < sizeof(u->sun_path)) {
+    if (path && *path && strnlen(path, sizeof(u->sun_path)) < sizeof(u->sun_path)) {
         u->sun_family = AF_UNIX;
-        snprintf(u->sun_path, sizeof(u->sun_path), "%s", at + 5);
+        memcpy(u->sun_path, path, strlen(path));
         return 0;
     }
-    if (strncmp(at, "unix:", 5) != 0 && net_split(at, host, sizeof(host), port, sizeof(port)) &&
+    if (!path && net_split(at, host, sizeof(host), port, sizeof(port)) &&
         net_numeric(host, port, true, a))
         return 0;
     return rr_error_set(err, RR_E_USAGE, "write address:port, [v6]:port, :port or unix:/path",

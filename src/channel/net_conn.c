@@ -130,6 +130,10 @@ void conn_close(struct conn *c)
     c->ssl = NULL;
     bytes_free(&c->cipher);
     bytes_free(&c->out);
+    bytes_free(&c->between);
+    c->queue = c->queue_last = NULL;
+    c->chunk_to_send = 0;
+    c->in = NULL;
     /* c->part may hold the frame that is being handled */
     if (net->hot == c)
         net->hot = NULL;
@@ -675,10 +679,12 @@ static int write_queue(struct conn *c)
         struct outgoing *m = c->queue;
         ssize_t n;
 
-        if (!c->chunk_to_send && c->pong_owed) {
-            c->pong_owed = false;
-            if (!conn_put_frame(c, RR_WIRE_PONG, c->pong_seq, NULL, 0))
+        if (!c->chunk_to_send && bytes_len(&c->between)) {
+            struct iovec v = {c->between.data + c->between.start, bytes_len(&c->between)};
+
+            if (!conn_put(c, &v, 1))
                 return -EPIPE;
+            bytes_take(&c->between, v.iov_len);
         }
         if (!c->chunk_to_send && m && !put_next(c, m))
             return -EPIPE;
@@ -747,17 +753,27 @@ bool conn_put_frame(struct conn *c, enum rr_wire_type type, uint64_t seq, const 
     return conn_put(c, v, len ? 2 : 1);
 }
 
+void conn_put_between(struct conn *c, enum rr_wire_type type, uint64_t seq)
+{
+    uint8_t header[RR_WIRE_HEADER];
+
+    if (!c->chunk_to_send) {
+        if (conn_put_frame(c, type, seq, NULL, 0))
+            conn_write(c);
+        return;
+    }
+    rr_wire_put_header(header, 0, type, 0, seq);
+    if (!bytes_add(&c->between, header, sizeof(header)))
+        conn_fail(c, LOG_MEMORY, "no memory for a frame");
+}
+
 void conn_pong(struct conn *c, uint64_t seq)
 {
     c->net->stats.pongs++;
-    if (c->chunk_to_send) {
-        c->pong_owed = true;
-        c->pong_seq = seq;
-    } else if (bytes_len(&c->out) > RR_NET_MAX_OUT) { /* it reads nothing, or asks too often */
+    if (bytes_len(&c->out) > RR_NET_MAX_OUT || bytes_len(&c->between) > RR_NET_MAX_OUT)
         conn_fail(c, LOG_BUSY, "it does not read what it asks for");
-    } else if (conn_put_frame(c, RR_WIRE_PONG, seq, NULL, 0)) {
-        conn_write(c);
-    }
+    else
+        conn_put_between(c, RR_WIRE_PONG, seq);
 }
 
 void conn_enqueue(struct conn *c, struct outgoing *m)

@@ -635,13 +635,12 @@ static int on_cancel(struct conn *c, const struct rr_wire_header *h, struct rr_e
     struct event *e;
 
     if (!in) /* our last word about it is on its way */
-        return c->extra ? broke(err, "it cancels what it has not sent") : 0;
+        return 0;
+    if (c->extra != in->bulk || (in->conn && in->conn != c))
+        return broke(err, "it cancels a message over another connection");
     in->cancelled = true;
-    if (!in->whole && in->bulk) {
-        in->to = NULL;
-        rr_region_put(rr_take(in->region));
-        if (c == in->conn)
-            whole(peer, in);
+    if (in->bulk && !in->whole) {
+        whole(peer, in);
         return 0;
     }
     if (in->n_open) /* else it knows that nothing is left to come */
@@ -753,9 +752,8 @@ void message_sent(struct outgoing *m)
 {
     if (!m->cancelled || m->sent < m->len)
         return;
-    /* too late to stop, so the receiver may drop it */
-    if (conn_put_frame(m->peer->main, RR_WIRE_CANCEL, m->seq, NULL, 0))
-        set_dirty(m->peer);
+    /* too late to stop, but the receiver may drop it */
+    conn_put_between(m->via, RR_WIRE_CANCEL, m->seq);
 }
 
 void message_unsent(struct outgoing *m)
@@ -823,6 +821,7 @@ static int send_bulk(struct rr_net_peer *peer, const struct rr_net_packet *p, st
     for (uint32_t n = 1; n < peer->n_bulk; n++)
         if (peer->extra[n]->n_queued < c->n_queued)
             c = peer->extra[n];
+    m->via = c;
     conn_enqueue(c, m);
     return 0;
 }
@@ -895,8 +894,8 @@ void rr_net_cancel(struct rr_net_peer *peer, const void *cookie)
         m->cancelled = true;
         if (m->conn)
             conn_write(m->conn);
-        else if (conn_put_frame(peer->main, RR_WIRE_CANCEL, m->seq, NULL, 0))
-            conn_write(peer->main);
+        else /* behind the message, on its way */
+            conn_put_between(m->bulk ? m->via : peer->main, RR_WIRE_CANCEL, m->seq);
     }
 }
 

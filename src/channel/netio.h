@@ -89,8 +89,7 @@ struct conn {
     struct outgoing *queue, *queue_last; /* large messages, the first is being sent */
     uint64_t chunk_to_send;
     size_t n_queued;
-    bool pong_owed; /* when the chunk is out */
-    uint64_t pong_seq;
+    struct bytes between; /* frames that go out when the chunk is */
 };
 
 /* A message that we have sent. */
@@ -105,7 +104,8 @@ struct outgoing {
     uint64_t open[RR_WIRE_MAX_TARGETS / 64];
     /* large ones, until they are sent */
     struct outgoing *next; /* on its connection */
-    struct conn *conn;
+    struct conn *conn; /* NULL: all is out */
+    struct conn *via;
     uint8_t *head;
     size_t head_bytes, head_sent;
     const uint8_t *data;
@@ -321,6 +321,8 @@ void conn_timer(struct conn *c);
 bool conn_put(struct conn *c, const struct iovec *v, size_t n);
 bool conn_put_frame(struct conn *c, enum rr_wire_type type, uint64_t seq, const void *body,
                     uint32_t len);
+/* A frame without a body, as soon as it is not in the midst of a chunk. */
+void conn_put_between(struct conn *c, enum rr_wire_type type, uint64_t seq);
 void conn_pong(struct conn *c, uint64_t seq);
 void conn_put_error(struct conn *c, enum rr_net_reason reason, const char *text);
 /* Like conn_put(), but write at once what can be written. */
