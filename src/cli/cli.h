@@ -16,7 +16,7 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_run, cli_check, cli_explain, cli_inspect, cli_compile,
-    cli_bench;
+    cli_bench, cli_worker;
 
 /* One line and a hint on stderr; returns the exit status. */
 int cli_error(const struct rr_error *err);
@@ -55,6 +55,32 @@ extern const char *const cli_cached_names[];
 /* Name of an edge's end, "decode.raw". */
 void cli_edge_ends(const struct rr_workflow *wf, const struct rr_edge *e, char from[160],
                    char to[160]);
+/* Of commands that talk to other nodes. */
+struct cli_net {
+    struct rr_net_tls tls;
+    bool plain;
+};
+enum { CLI_TLS_CERT = 1000, CLI_TLS_KEY, CLI_TLS_CA, CLI_PLAIN };
+#define CLI_NET_OPTIONS                                    \
+    {"tls-cert", required_argument, NULL, CLI_TLS_CERT},   \
+        {"tls-key", required_argument, NULL, CLI_TLS_KEY}, \
+        {"tls-ca", required_argument, NULL, CLI_TLS_CA},   \
+    {                                                      \
+        "plain", no_argument, NULL, CLI_PLAIN              \
+    }
+#define CLI_NET_HELP                                                             \
+    "      --tls-cert FILE  our certificate (PEM), which other nodes check\n"    \
+    "      --tls-key FILE   its private key\n"                                   \
+    "      --tls-ca FILE    certificates of who may sign those of other nodes\n" \
+    "      --plain          no TLS between nodes\n"
+/* True: it was one of these. */
+bool cli_net_option(struct cli_net *net, int c, const char *text);
+bool cli_only_unix(const struct rr_workflow *wf);
+/* @net: borrowed for the worker's life. 0 or RR_E_USAGE. */
+int cli_net_apply(const struct cli_net *net, bool only_unix, struct rr_worker_options *options,
+                  struct rr_error *err);
+/* Microseconds; 0 is `never`, which the worker calls UINT64_MAX. */
+int cli_parse_spin(const struct cli_command *c, const char *text, uint64_t *ret);
 int cli_report_error(const struct rr_error *err, bool json);
 
 #endif

@@ -14,7 +14,7 @@ static void window_text(const struct rr_edge *e, char out[64])
 
 static const char *channel_name(const struct rr_workflow *wf, const struct rr_edge *e)
 {
-    return rr_edge_crosses(wf, e) ? "kernel" : "user";
+    return rr_channel_name(rr_edge_channel(wf, e));
 }
 
 static const char *isolation_name(const struct rr_function *f)

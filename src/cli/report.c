@@ -179,7 +179,7 @@ static const char *hop_tier(const struct report *rp, struct rr_worker *w, const 
 
 static const char *hop_channel(const struct report *rp, const struct rr_edge *e)
 {
-    return rr_edge_crosses(rp->wf, e) ? "kernel" : "user";
+    return rr_channel_name(rr_edge_channel(rp->wf, e));
 }
 
 static uint64_t peak_rss_bytes(void)

@@ -14,13 +14,13 @@
 #include "cli/report.h"
 
 #define MAX_REPEAT 10000000u
-#define MAX_SPIN_US 10000000u
 
 struct request {
     const char *workflow, *input, *output, *trace;
     unsigned int repeat;
     bool json, no_cache, quiet, isolate;
     uint64_t spin_ns;
+    struct cli_net net;
     int verbose;
 };
 
@@ -68,21 +68,6 @@ static int parse_repeat(const char *text, unsigned int *ret)
     return 0;
 }
 
-/* Microseconds; 0 is `never`, which the worker calls UINT64_MAX. */
-static int parse_spin(const char *text, uint64_t *ret)
-{
-    char *end;
-    unsigned long n;
-
-    errno = 0;
-    n = strtoul(text, &end, 10);
-    if (errno || *end || end == text || *text == '-' || n > MAX_SPIN_US)
-        return cli_usage(&cli_run, "--spin takes microseconds from 0 to %u, not '%s'", MAX_SPIN_US,
-                         text);
-    *ret = n ? n * 1000 : UINT64_MAX;
-    return 0;
-}
-
 static int parse_operands(struct request *rq, int argc, char **argv)
 {
     if (optind == argc || argc - optind > 2)
@@ -111,12 +96,15 @@ static int parse(struct request *rq, int argc, char **argv)
                                             {"no-cache", no_argument, NULL, 'c'},
                                             {"isolation", required_argument, NULL, 'I'},
                                             {"spin", required_argument, NULL, 's'},
+                                            CLI_NET_OPTIONS,
                                             {"verbose", no_argument, NULL, 'v'},
                                             {"quiet", no_argument, NULL, 'q'},
                                             {0}};
     int c, r;
 
     while ((c = getopt_long(argc, argv, "i:o:vq", options, NULL)) != -1) {
+        if (cli_net_option(&rq->net, c, optarg))
+            continue;
         switch (c) {
         case 'i':
             rq->input = optarg;
@@ -139,7 +127,7 @@ static int parse(struct request *rq, int argc, char **argv)
                 return cli_usage(&cli_run, "--isolation takes process or worker, not '%s'", optarg);
             break;
         case 's':
-            r = parse_spin(optarg, &rq->spin_ns);
+            r = cli_parse_spin(&cli_run, optarg, &rq->spin_ns);
             if (r)
                 return r;
             break;
@@ -391,6 +379,8 @@ static int run(int argc, char **argv)
     r = rr_workflow_load(s.rq.workflow, &s.wf, &err);
     if (r == 0 && s.rq.isolate)
         rr_workflow_isolate_all(s.wf);
+    if (r == 0 && rr_workflow_has_nodes(s.wf))
+        r = cli_net_apply(&s.rq.net, cli_only_unix(s.wf), &options, &err);
     if (r == 0)
         r = rr_worker_new(s.wf, &options, &s.worker, &err);
     cli_progress_clear(&s.progress);
@@ -436,7 +426,7 @@ const struct cli_command cli_run = {
         "                     run each function in a process of its own, whatever the file says\n"
         "      --spin US      how long a process polls before it sleeps, in microseconds; 0: "
         "never\n"
-        "                     (default: up to 50, less where it does not pay)\n"
+        "                     (default: up to 50, less where it does not pay)\n" CLI_NET_HELP
         "      --no-cache     compile the modules anew and store nothing\n"
         "  -v, --verbose      more messages; twice: still more\n"
         "  -q, --quiet        nothing but errors\n",

@@ -6,6 +6,7 @@
 
 #include "base/util.h"
 #include "worker/internal.h"
+#include "worker/nodes.h"
 #include "worker/remote.h"
 
 #define PAGE 4096u
@@ -237,11 +238,16 @@ static int set_once(struct instance *i, struct message **place, struct message *
     return 0;
 }
 
+static bool over_network(const struct rr_worker *w, int edge)
+{
+    return w->remote && rr_nodes_reach(w->remote, w->wf->edges[edge].to);
+}
+
 /* Hand a parked message to all who receive from @port. @m: moved. */
 static int dispatch(struct instance *i, struct port *port, struct message *m)
 {
     struct rr_worker *w = i->w;
-    size_t left = rr_port_receivers(port);
+    size_t left = rr_port_receivers(port), n_nodes = 0;
     struct rr_error err;
     int r = 0;
 
@@ -253,8 +259,19 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
         m->edge = reply_edge(port, w->wf, i->caller);
         return set_once(i, &i->reply, m, "reply");
     }
+    for (size_t n = 0; n < port->n_edges; n++)
+        n_nodes += over_network(w, port->edges[n]);
+    if (n_nodes > 0) {
+        r = rr_remote_send_to_nodes(w, m, port->edges, port->n_edges, &err);
+        if (r)
+            fail_system(i, &err);
+    }
     for (size_t n = 0; n < left && r == 0; n++) {
-        struct message *one = n + 1 < left ? rr_message_share(m) : rr_take(m);
+        struct message *one;
+
+        if (n < port->n_edges && over_network(w, port->edges[n]))
+            continue;
+        one = n + 1 < left ? rr_message_share(m) : rr_take(m);
 
         if (!one) {
             r = no_memory(i);

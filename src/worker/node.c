@@ -171,7 +171,7 @@ int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
 {
     while (!over(s)) {
         reload(s);
-        if (rr_nodes_pump(s->nodes, true, err) < 0)
+        if (rr_nodes_pump(s->nodes, err) < 0)
             return (int)err->code;
         if (work(s))
             continue;

@@ -929,7 +929,7 @@ bool rr_nodes_pending_io(struct nodes *nodes)
     return poll(&p, 1, 0) == 1;
 }
 
-int rr_nodes_pump(struct nodes *nodes, bool messages, struct rr_error *err)
+int rr_nodes_pump(struct nodes *nodes, struct rr_error *err)
 {
-    return rr_net_pump(nodes->net, messages, err) < 0 ? -1 : 0;
+    return rr_net_pump(nodes->net, true, err) < 0 ? -1 : 0;
 }

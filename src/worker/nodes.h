@@ -93,7 +93,7 @@ struct rr_worker **rr_nodes_sessions(struct nodes *nodes, size_t *ret_n);
 /* Free those that are over. */
 void rr_nodes_expire(struct nodes *nodes);
 /* Return: 0; -1 with @err. */
-int rr_nodes_pump(struct nodes *nodes, bool messages, struct rr_error *err);
+int rr_nodes_pump(struct nodes *nodes, struct rr_error *err);
 
 /* Has something come? */
 bool rr_nodes_pending_io(struct nodes *nodes);
@@ -128,6 +128,8 @@ bool rr_nodes_ready(const struct remote *rm);
 /* Names a node that cannot be reached for too long; 0 when there is none. */
 int rr_nodes_check(struct remote *rm, uint64_t patience_ns, struct rr_error *err);
 void rr_nodes_end_run(struct remote *rm);
+/* Before the end: sessions need not wait for us to come back. */
+void rr_origin_close(struct remote *rm);
 bool rr_nodes_pending(const struct remote *rm, char *text, size_t size);
 /* What nodes.c hears of a node. */
 void rr_nodes_found(struct remote *rm, int node, const char *incarnation);

@@ -186,6 +186,11 @@ void rr_nodes_end_run(struct remote *rm)
         rm->states[n].pending[0] = 0;
 }
 
+void rr_origin_close(struct remote *rm)
+{
+    tell_all(rm, NODE_CLOSE, 0);
+}
+
 bool rr_nodes_pending(const struct remote *rm, char *text, size_t size)
 {
     for (size_t n = 0; n < rm->w->wf->n_nodes; n++)

@@ -35,6 +35,11 @@ bool rr_remote_is_origin(const struct remote *rm)
     return rm->self < 0 && rm->w->wf->here == RR_NODE_HERE;
 }
 
+static int out_of_memory(struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+}
+
 static const char *name_of(const struct rr_worker *w, int function)
 {
     return function < (int)w->wf->n_functions ? w->wf->functions[function].name : ".result";
@@ -107,8 +112,10 @@ void rr_remote_free(struct remote *rm)
 {
     if (!rm)
         return;
-    if (rr_remote_is_origin(rm))
+    if (rr_remote_is_origin(rm) && rm->nodes) {
+        rr_origin_close(rm);
         rr_nodes_free(rm->nodes);
+    }
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         rr_link_free(rm->outs[n]);
     drop_again(rm);
@@ -307,45 +314,117 @@ static int too_slow(struct rr_worker *w, int to, struct rr_error *err)
                         "function '%s' takes no more messages: its queue is full", name_of(w, to));
 }
 
-int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
-                   struct rr_error *err)
+static int receiver_of(const struct rr_workflow *wf, int edge)
 {
-    int to = edge < (int)w->wf->n_edges ? w->wf->edges[edge].to : (int)w->wf->n_functions;
-    struct remote *rm = w->remote;
-    uint64_t run = rm->run, give_up = 0;
-    bool kept = false;
-    struct rr_packet p;
-    int r = make_sendable(w, m, err);
+    return edge < (int)wf->n_edges ? wf->edges[edge].to : (int)wf->n_functions;
+}
 
+static void stamp(struct remote *rm, struct message *m, int edge, int32_t status)
+{
     m->edge = edge;
-    m->run = run;
+    m->run = rm->run;
     m->status = status;
     m->attempt = 1;
     if (rr_remote_at_least_once(rm, edge) && !m->debt)
         m->debt = rr_debt_ref(rm->debt);
+}
+
+/* Not now: take in what comes back, and sleep a while. */
+static int wait_to_send(struct remote *rm, int to, uint64_t run, uint64_t *give_up,
+                        struct rr_error *err)
+{
+    uint64_t now = rr_now_ns();
+    int r;
+
+    *give_up = *give_up ? *give_up : now + SEND_PATIENCE_NS;
+    r = now < *give_up ? 0 : too_slow(rm->w, to, err);
+    if (r == 0 && rr_remote_pump(rm, false, err) < 0)
+        r = (int)err->code;
+    if (r == 0)
+        r = rr_remote_interrupted(rm, run, err);
+    if (r == 0)
+        rr_remote_sleep(rm, now + CONNECT_RETRY_NS);
+    return r;
+}
+
+int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
+                   struct rr_error *err)
+{
+    struct remote *rm = w->remote;
+    uint64_t run = rm->run, give_up = 0;
+    int to = receiver_of(w->wf, edge), r = make_sendable(w, m, err);
+    bool kept = false;
+    struct rr_packet p;
+
+    stamp(rm, m, edge, status);
     if (r == 0)
         to_packet(rm, m, edge, status, &p);
     while (r == 0) {
-        uint64_t now;
-
         kept = !p.data || p.acked || rr_nodes_reach(rm, to);
         r = try_send(rm, to, &p, m, err);
         if (r == -EAGAIN)
             r = poll_send(rm, to, &p, m, err);
         if (r != -EAGAIN)
             break;
-        now = rr_now_ns();
-        give_up = give_up ? give_up : now + SEND_PATIENCE_NS;
-        r = now < give_up ? 0 : too_slow(w, to, err);
-        if (r == 0 && rr_remote_pump(rm, false, err) < 0)
-            r = (int)err->code;
-        if (r == 0)
-            r = rr_remote_interrupted(rm, run, err);
-        if (r == 0)
-            rr_remote_sleep(rm, now + CONNECT_RETRY_NS);
+        r = wait_to_send(rm, to, run, &give_up, err);
     }
     if (r || !kept)
         rr_message_free(m);
+    return r;
+}
+
+/* To all of @edges that lead to node @node. */
+static int send_to_node(struct rr_worker *w, const struct message *m, const int *edges, size_t n,
+                        int node, struct rr_error *err)
+{
+    struct message **ms = calloc(n, sizeof(struct message *));
+    int *its = calloc(n, sizeof(*its)), r = 0;
+    uint64_t run = w->remote->run, give_up = 0;
+    uint32_t count = 0;
+
+    for (size_t k = 0; k < n && ms && its && r == 0; k++) {
+        if (rr_node_of(w->wf, w->wf->edges[edges[k]].to) != node)
+            continue;
+        ms[count] = rr_message_share(m);
+        if (!ms[count]) {
+            r = out_of_memory(err);
+            break;
+        }
+        ms[count]->id = rr_id_mix(m->id, (uint64_t)edges[k]);
+        stamp(w->remote, ms[count], edges[k], 0);
+        its[count++] = edges[k];
+    }
+    if (!ms || !its)
+        r = out_of_memory(err);
+    while (r == 0) {
+        r = rr_nodes_send(w->remote, ms, its, count, 0, err);
+        if (r == 0)
+            count = 0; /* moved */
+        if (r != -EAGAIN)
+            break;
+        r = wait_to_send(w->remote, w->wf->edges[its[0]].to, run, &give_up, err);
+    }
+    for (uint32_t k = 0; k < count; k++)
+        rr_message_free(ms[k]);
+    free(ms);
+    free(its);
+    return r;
+}
+
+int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *edges, size_t n,
+                            struct rr_error *err)
+{
+    int r = make_sendable(w, m, err);
+
+    for (size_t k = 0; k < n && r == 0; k++) {
+        int to = w->wf->edges[edges[k]].to;
+        bool first = rr_nodes_reach(w->remote, to);
+
+        for (size_t before = 0; before < k && first; before++)
+            first = rr_node_of(w->wf, w->wf->edges[edges[before]].to) != rr_node_of(w->wf, to);
+        if (first)
+            r = send_to_node(w, m, edges, n, rr_node_of(w->wf, to), err);
+    }
     return r;
 }
 
@@ -406,11 +485,6 @@ bool rr_meta_is_sound(const uint8_t *meta, size_t len)
         at += (size_t)lengths[0] + lengths[1];
     }
     return true;
-}
-
-static int out_of_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
 }
 
 static int copy_packet(const struct rr_packet *p, struct message *m, struct rr_error *err)
@@ -659,11 +733,11 @@ static void pump_outs(struct remote *rm, bool sockets)
 }
 
 /* Its messages are taken in by callbacks, for all sessions of this process. */
-static int pump_nodes(struct remote *rm, bool messages, int taken, struct rr_error *err)
+static int pump_nodes(struct remote *rm, int taken, struct rr_error *err)
 {
     uint64_t before = rm->activity;
 
-    if (rr_nodes_pump(rm->nodes, messages, err) < 0)
+    if (rr_nodes_pump(rm->nodes, err) < 0)
         return -1;
     if (!rm->arrival.code)
         return taken < 0 ? taken : taken + (int)(rm->activity - before);
@@ -681,7 +755,7 @@ int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
     pump_outs(rm, false);
     taken = pump_ins(rm, false, messages, err);
     if (rm->nodes)
-        taken = pump_nodes(rm, messages, taken, err);
+        taken = pump_nodes(rm, taken, err);
     if (taken < 0)
         return taken;
     now = rr_now_ns();

@@ -19,6 +19,13 @@
 
 #define RR_MAX_LINKS 4096 /* into one process */
 
+/* A sender that waits for an ack: link 0 is none. */
+struct ack {
+    uint64_t link, seq;
+    uint32_t target; /* of a message from another node */
+};
+#define RR_ACK_NODE (1ull << 63) /* in link: of another node */
+
 /* A page that a worker process shares with its parent, which may look at any time. */
 struct pulse {
     atomic_uint_fast64_t handling_since_ns; /* a message; 0: none */
@@ -111,6 +118,9 @@ int rr_remote_listen(struct remote *rm, int function);
 /* Send @m (moved) over @edge, or as the result (n_edges); waits while the queue is full. */
 int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
                    struct rr_error *err);
+/* Send @m (borrowed) over those of @edges that lead to other nodes: once to each node. */
+int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *edges, size_t n,
+                            struct rr_error *err);
 /* Take in what has come, without waiting; @messages: or only what is done with. Returns the number
  * of messages; -1 with @err when something came that ends the run. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
@@ -151,12 +161,6 @@ unsigned int rr_remote_n_lent(const struct remote *rm);
 void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns);
 void rr_remote_watch(struct remote *rm, int fd);
 
-/* A sender that waits for an ack: link 0 is none. */
-struct ack {
-    uint64_t link, seq;
-    uint32_t target; /* of a message from another node */
-};
-#define RR_ACK_NODE (1ull << 63) /* in link: of another node */
 void rr_remote_ack(struct remote *rm, struct ack ack);
 
 /* delivery.c */

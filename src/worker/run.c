@@ -391,8 +391,14 @@ static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
         m->sent_ns = rr_now_ns();
         m->id = rr_id_mix(w->nonce, ++w->n_runs);
     }
+    if (r == 0 && w->remote && w->remote->nodes)
+        r = rr_remote_send_to_nodes(w, m, w->input.edges, w->input.n_edges, err);
     for (size_t n = 0; n < w->input.n_edges && r == 0; n++) {
-        struct message *one = n + 1 < w->input.n_edges ? rr_message_share(m) : rr_take(m);
+        struct message *one;
+
+        if (w->remote && rr_nodes_reach(w->remote, w->wf->edges[w->input.edges[n]].to))
+            continue;
+        one = n + 1 < w->input.n_edges ? rr_message_share(m) : rr_take(m);
 
         r = one ? rr_enqueue(w, one, w->input.edges[n], err)
                 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
