@@ -705,16 +705,15 @@ static int on_place(void *user, struct rr_net_peer *peer, const struct rr_net_pa
                     struct rr_region **ret, struct rr_error *err)
 {
     struct nodes *nodes = user;
-    struct rr_worker *w = find_session(nodes, p->session);
 
     for (uint32_t n = 0; n < p->n_targets; n++)
         if (edge_for(nodes, peer, p, &p->targets[n]) < 0)
             return refuse(err, p);
-    if (!w || !window_is_sound(p))
-        return rr_error_set(err, RR_E_INVALID, "run it again",
-                            w ? "a message names a window that is none"
-                              : "a message is for a session that is over");
-    return rr_region_get(w->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret, err);
+    if (!window_is_sound(p))
+        return rr_error_set(err, RR_E_INVALID, "restart it",
+                            "a message names a window that is none");
+    /* whether there is such a session is not known yet: on_up() may be still to come */
+    return rr_region_get(nodes->base->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret, err);
 }
 
 /* @p's region is moved, or put. NULL: @err. */
