@@ -28,7 +28,7 @@ struct waiting_word {
 
 /* What we keep for a peer that is up, or that we dial. */
 struct via {
-    uint64_t id; /* never used again */
+    uint64_t id; /* of the connection; never used again */
     struct nodes *nodes;
     struct rr_net_peer *peer;
     int node; /* that we dialed; -1: it dialed us */
@@ -280,6 +280,7 @@ static void on_up(void *user, struct rr_net_peer *peer)
     struct rr_error err;
 
     if (v) {
+        v->id = ++nodes->n_ids; /* numbers of messages begin anew */
         if (!nodes->serving)
             rr_nodes_found(nodes->base->remote, v->node, rr_net_peer_text(peer, "incarnation"));
         return;

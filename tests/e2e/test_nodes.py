@@ -410,7 +410,7 @@ def test_connection_lost_again_and_again(rr, nodes, proxy):
         time.sleep(0.15)
         between.cut()
     run.end()
-    assert run.status == 0, run.err
+    assert run.status == 0, run.err + node.err
     assert run.out.read_bytes() == data
     assert node.p.poll() is None
     assert_clean(run)
