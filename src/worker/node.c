@@ -112,6 +112,17 @@ static bool anything_left(struct rr_node_server *s)
 }
 
 /* As rr_remote_spin(). */
+static bool came(struct rr_node_server *s)
+{
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+
+    for (size_t k = 0; k < n; k++)
+        if (rr_remote_came(sessions[k]->remote))
+            return true;
+    return rr_nodes_pending_io(s->nodes);
+}
+
 static bool spin(struct rr_node_server *s)
 {
     uint64_t begin = rr_now_ns();
@@ -119,7 +130,7 @@ static bool spin(struct rr_node_server *s)
     if (!s->spin_ns)
         return false;
     do
-        if (rr_nodes_pending_io(s->nodes)) {
+        if (came(s)) {
             s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
             return true;
         }
@@ -129,16 +140,46 @@ static bool spin(struct rr_node_server *s)
     return false;
 }
 
+/* What wakes it: the network, signals, and the links of sessions that are near. */
+static size_t gather(struct rr_node_server *s, struct pollfd *p, bool *ret_quiet)
+{
+    size_t n, n_fds = 2;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+
+    p[0] = (struct pollfd){.fd = rr_net_fd(rr_nodes_net(s->nodes)), .events = POLLIN};
+    p[1] = (struct pollfd){.fd = s->wake_fd, .events = POLLIN};
+    *ret_quiet = true;
+    for (size_t k = 0; k < n; k++) {
+        struct remote *rm = sessions[k]->remote;
+
+        if (!rm->near)
+            continue;
+        p[n_fds++] = (struct pollfd){.fd = rm->epoll_fd, .events = POLLIN};
+        *ret_quiet = rr_remote_announce(rm) && *ret_quiet;
+    }
+    return n_fds;
+}
+
 static void doze(struct rr_node_server *s)
 {
     struct rr_net *net = rr_nodes_net(s->nodes);
-    struct pollfd p[2] = {{.fd = rr_net_fd(net), .events = POLLIN},
-                          {.fd = s->wake_fd, .events = POLLIN}};
     uint64_t now = rr_now_ns(), until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS), count;
+    size_t n, n_fds;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+    struct pollfd *p = calloc(n + 2, sizeof(*p));
+    bool quiet;
 
+    if (!p)
+        return;
+    n_fds = gather(s, p, &quiet);
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = rr_min(until, now + 2000000);
-    poll(p, 2, until <= now ? 0 : (int)((until - now) / 1000000 + 1));
+    poll(p, n_fds, !quiet || until <= now ? 0 : (int)((until - now) / 1000000 + 1));
+    free(p);
+    for (size_t k = 0; k < n; k++) {
+        rr_remote_awake(sessions[k]->remote);
+        sessions[k]->remote->look = true; /* at its sockets */
+    }
     while (read(s->wake_fd, &count, sizeof(count)) > 0)
         ;
 }

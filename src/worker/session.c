@@ -115,6 +115,10 @@ void rr_session_hear(struct remote *rm, enum node_word word, const struct word_o
     case NODE_CLOSE:
         rm->ended = true;
         break;
+    case NODE_LINK: /* of the origin, or of another node */
+        if (!rm->w->network_only)
+            rr_near_found(rm, (int)w->n - 1, w->text);
+        break;
     case NODE_ANSWER:
     case NODE_IDLE:
     case NODE_FAILED:
@@ -142,7 +146,11 @@ bool rr_session_work(struct remote *rm)
     struct rr_error err = {0};
     int r = 0;
 
-    if (rm->arrival.code) {
+    if (rm->near && rr_remote_pump(rm, true, &err) < 0)
+        r = (int)err.code;
+    if (r) {
+        ;
+    } else if (rm->arrival.code) {
         err = rm->arrival;
         rm->arrival.code = RR_OK;
         r = (int)err.code;
