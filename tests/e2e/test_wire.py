@@ -165,6 +165,9 @@ def test_cancel():
             peer.ping()
             peer.until(lambda: peer.pongs == 2)  # it is there
             peer.pongs = 0
+            peer.control(1)
+            peer.until(lambda: peer.words)  # and delivered
+            peer.words.clear()
             peer.cancel(seq)
             peer.until(lambda: not peer.waiting)
             assert peer.outcomes[-1] == (seq, wire.CANCELLED, 0)
