@@ -368,7 +368,7 @@ static int set_up(struct rr_net *net, struct rr_error *err)
 
     net->scratch = malloc(RR_NET_SCRATCH);
     net->targets = calloc(RR_WIRE_MAX_TARGETS, sizeof(*net->targets));
-    net->names = malloc(RR_WIRE_NAMES_BYTES);
+    net->names = malloc((size_t)RR_WIRE_NAMES_BYTES);
     net->resolver = resolver_new(&fd);
     net->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!net->scratch || !net->targets || !net->names || !net->resolver || net->epoll_fd < 0 ||
@@ -674,7 +674,7 @@ int rr_net_fd(const struct rr_net *net)
 
 uint64_t rr_net_next_ns(const struct rr_net *net)
 {
-    return net->again || net->dirty ? 0 : net->next_ns;
+    return net->again || net->dirty || net->events ? 0 : net->next_ns;
 }
 
 void rr_net_stats(const struct rr_net *net, struct rr_net_stats *ret)

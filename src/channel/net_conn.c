@@ -25,6 +25,7 @@
 #define KEEP_BYTES (64u << 10) /* a larger buffer is freed when it is empty */
 #define LOW_WATER (256 << 10)
 #define TLS_PIECE (64u << 10)
+#define MAX_DROPS 64 /* reads of what a peer sent that is hung up on */
 
 /* --- queues of bytes ------------------------------------------------------------------------- */
 
@@ -508,7 +509,7 @@ static bool read_exact(struct conn *c)
         }
     }
     if (c->state == CONN_OPEN && c->extra)
-        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2 * LOW_WATER);
+        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2ull * LOW_WATER);
     return came;
 }
 
@@ -803,13 +804,20 @@ void conn_put_error(struct conn *c, enum rr_net_reason reason, const char *text)
 {
     uint8_t body[4 + RR_WIRE_MAX_TEXT] = {(uint8_t)reason};
     size_t n = rr_min(strlen(text), RR_WIRE_MAX_TEXT);
+    uint8_t drop[4096];
 
     if (c->chunk_to_send || c->state == CONN_CLOSED || c->state < CONN_GREETING)
         return; /* in the midst of a payload nobody would understand it */
-    memcpy(body + 4, text, n);
-    if (conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)) && flush_out(c, false) == 0 &&
-        c->ssl)
+    for (size_t i = 0; i < n; i++)
+        body[4 + i] = (uint8_t)text[i];
+    if (!conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)) || flush_out(c, false))
+        return;
+    if (c->ssl)
         tls_flush(c);
+    /* With something unread a close would reset the connection, and the text be lost. */
+    shutdown(c->fd, SHUT_WR);
+    for (int i = 0; i < MAX_DROPS && recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT) > 0; i++)
+        ;
 }
 
 bool conn_send(struct conn *c, const struct iovec *v, size_t n)

@@ -165,7 +165,7 @@ static size_t owed_pieces(struct rr_net_peer *peer, struct owed *o, struct iovec
 {
     size_t n = 0;
 
-    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096);
+    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096ull);
     if (o->rows) {
         rr_wire_put_header(o->back, (uint32_t)o->rows, RR_WIRE_BACK, 0, 0);
         v[n++] = (struct iovec){o->back, sizeof(o->back)};
