@@ -2,12 +2,14 @@
 """The protocol between nodes, spoken with an implementation that was written from its page."""
 
 import contextlib
+import itertools
 import os
 import random
 import socket
 import ssl
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -311,6 +313,48 @@ def test_lost_in_the_midst():
         peer.send(message(5 << 20))
         peer.until(lambda: peer.messages)
         quit_node(peer)
+
+
+class Balancer:
+    """Forwards each connection to the next of some addresses, as a Kubernetes Service does."""
+
+    def __init__(self, addresses):
+        self.addresses = itertools.cycle(addresses)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client = self.listener.accept()[0]
+                server = connector(next(self.addresses))()
+                for a, b in ((client, server), (server, client)):
+                    threading.Thread(target=self.copy, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def copy(a, b):
+        with contextlib.suppress(OSError):
+            while data := a.recv(65536):
+                b.sendall(data)
+            b.shutdown(socket.SHUT_WR)
+
+
+def test_balancer():
+    """The main connection leads to one node, the extra one to another: it finds its way."""
+    with listening() as (p, one), listening() as (q, other):
+        balancer = Balancer([one, other])
+        with node("dial", balancer.address) as d:
+            assert d.stdout.readline().startswith("up net-peer")
+            assert p.stdout.readline().startswith("up net-peer")
+            d.kill()
+            d.wait()
+            d.returncode = 0
+            assert p.stdout.readline().startswith("down")
+        balancer.listener.close()
+        for address in (one, other):
+            quit_node(Peer.dial(connector(address)))
+        assert q.stdout.readline().startswith("up")
 
 
 # --- TLS -----------------------------------------------------------------------------------------
