@@ -122,9 +122,11 @@ int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host,
 
     while (n < MAX_QUESTIONS && r->asked[n])
         n++;
-    q = n < MAX_QUESTIONS ? calloc(1, sizeof(*q)) : NULL;
-    if (!q)
+    if (n == MAX_QUESTIONS)
         return -EAGAIN;
+    q = calloc(1, sizeof(*q));
+    if (!q)
+        return -ENOMEM;
     q->resolver = r;
     q->peer = peer;
     snprintf(q->host, sizeof(q->host), "%s", host);
@@ -142,7 +144,7 @@ int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host,
     if (error) {
         unref(r);
         free(q);
-        return -EAGAIN;
+        return -error;
     }
     r->asked[n] = q;
     return 0;

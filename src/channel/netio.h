@@ -272,8 +272,9 @@ void net_arm(struct rr_net *net, uint64_t at_ns);
 /* Append an event; NULL: no memory, the peer's session has ended. @len: of its data. */
 struct event *net_event(struct rr_net_peer *peer, enum event_kind kind, size_t len);
 void net_event_error(struct event *e, const struct rr_error *err);
-/* Nothing waits to be delivered before, and now is the time: call the callback directly. */
-bool net_direct(struct rr_net *net);
+/* Nothing waits to be delivered before, and now is the time: the callback may be called directly.
+ */
+bool net_direct(const struct rr_net *net);
 
 /* net_peer.c */
 struct rr_net_peer *peer_new(struct rr_net *net);
@@ -373,7 +374,7 @@ void tls_fingerprint(struct conn *c, uint8_t ret[32]);
 /* net_resolve.c */
 struct resolver *resolver_new(int *ret_fd);
 void resolver_free(struct resolver *r);
-/* -EAGAIN: too many at once. */
+/* 0; -EAGAIN: too many at once; else why no thread can be had. */
 int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host, const char *port);
 void resolver_forget(struct resolver *r, const struct rr_net_peer *peer);
 void resolver_collect(struct resolver *r);
