@@ -58,7 +58,8 @@ struct rr_net_events {
     /**
      * done - a target of a sent message needs nothing more; once per target
      * @acked:   the receiver called rr_net_ack()
-     * @lost:    the session has ended, so nobody knows
+     * @lost:    the session has ended, so nobody knows. A receiver on this host may still read the
+     *           pages of a large payload, from its socket: rr_region_forsake() them
      * @refused: NULL, or why the receiver did not take it
      *
      * Called for targets with acked, and for all targets of a message of more than RR_WIRE_INLINE
@@ -212,6 +213,16 @@ int rr_net_pump(struct rr_net *net, bool deliver, struct rr_error *err);
 int rr_net_poll(struct rr_net *net, struct rr_error *err);
 /* To be polled for reading, also inside another epoll; borrowed. */
 int rr_net_fd(const struct rr_net *net);
+/**
+ * rr_net_sleep() - wait until there is something to do, or a watched descriptor is ready
+ * @until_ns: monotonic clock; rr_net_next_ns() counts, too
+ *
+ * A round trip between two nodes that sleep takes 5 to 10 us less than with rr_net_fd() inside
+ * another epoll: a caller with few descriptors of its own does better to have them watched here.
+ */
+void rr_net_sleep(struct rr_net *net, uint64_t until_ns);
+/* While @on, rr_net_sleep() returns when @fd (borrowed) is ready to read. 0 or negative errno. */
+int rr_net_watch(struct rr_net *net, int fd, bool on);
 /* When to call rr_net_pump(net, true) at the latest, whatever rr_net_fd() says; monotonic clock. 0:
  * at once; UINT64_MAX: no need. */
 uint64_t rr_net_next_ns(const struct rr_net *net);

@@ -116,6 +116,16 @@ struct conn *conn_new(struct rr_net *net, int fd, bool accepted, bool unix_socke
     return c;
 }
 
+/* The kernel would go on sending from regions that are somebody else's by then. */
+static void forget_unsent(const struct conn *c)
+{
+    const struct linger now = {.l_onoff = 1};
+    int queued = 0;
+
+    if (ioctl(c->fd, SIOCOUTQ, &queued) < 0 || queued > 0)
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
 void conn_close(struct conn *c)
 {
     struct rr_net *net = c->net;
@@ -124,6 +134,8 @@ void conn_close(struct conn *c)
         return;
     if (c->accepted && !c->peer)
         net->n_pending--;
+    if (c->extra)
+        forget_unsent(c);
     c->state = CONN_CLOSED;
     close(c->fd); /* and so out of epoll */
     c->fd = -1;

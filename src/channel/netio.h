@@ -41,7 +41,7 @@ enum rr_net_reason {
 };
 
 /* What epoll tells about. */
-enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER };
+enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER, SOURCE_WATCHED };
 
 /* A queue of bytes. */
 struct bytes {

@@ -1092,6 +1092,36 @@ static void test_silent(void **state)
     free_end(&a);
 }
 
+/* Sleeping: until something comes, a watched descriptor is ready, or time is up. */
+static void test_sleep(void **state)
+{
+    struct rr_net_target t = one_target(false);
+    struct rr_net_packet p = packet(&t, "x", 1);
+    struct end a, b;
+    int pipes[2];
+    uint64_t began;
+
+    (void)state;
+    new_pair(&a, &b);
+    spend(&a, &b, 10000000);
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(rr_net_watch(a.net, pipes[0], true), 0);
+    began = rr_now_ns();
+    rr_net_sleep(a.net, began + 20000000);
+    assert_true(rr_now_ns() >= began + 20000000);
+    assert_int_equal(write(pipes[1], "x", 1), 1);
+    rr_net_sleep(a.net, began + 10000000000);
+    assert_true(rr_net_pump(a.net, true, NULL) == 0);
+    assert_int_equal(rr_net_watch(a.net, pipes[0], false), 0);
+    assert_int_equal(rr_net_send(b.peer, &p, NULL, NULL), 0);
+    rr_net_sleep(a.net, began + 10000000000);
+    assert_true(rr_net_pump(a.net, true, NULL) == 1);
+    assert_true(rr_now_ns() < began + 5000000000);
+    close(pipes[0]);
+    close(pipes[1]);
+    free_pair(&a, &b);
+}
+
 /* A name that has no address is asked for again and again, and does no harm. */
 static void test_names(void **state)
 {
@@ -1136,6 +1166,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_garbage, before, after),
         cmocka_unit_test_setup_teardown(test_many_idle, before, after),
         cmocka_unit_test_setup_teardown(test_silent, before, after),
+        cmocka_unit_test_setup_teardown(test_sleep, before, after),
         cmocka_unit_test_setup_teardown(test_names, before, after),
     };
 
