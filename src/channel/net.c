@@ -467,6 +467,7 @@ void rr_net_free(struct rr_net *net)
     while (net->peers)
         peer_unref(net->peers);
     free_closed(net);
+    message_free_spares(net);
     resolver_free(net->resolver);
     if (net->epoll_fd >= 0)
         close(net->epoll_fd);

@@ -102,7 +102,9 @@ struct rr_net_stats {
     uint64_t in_bytes, out_bytes; /* on sockets; TLS: as encrypted */
     uint64_t in_messages, out_messages;
     uint64_t in_payload_bytes, out_payload_bytes;
-    uint64_t copied_bytes; /* payload bytes that we copied in user space, beyond small messages */
+    /* Of large payloads, in user space: always 0. OpenSSL copies within itself where the kernel has
+     * no TLS; that is not counted. */
+    uint64_t copied_bytes;
     uint64_t small_copied_bytes; /* of small messages that had to wait */
     uint64_t sessions, losses;   /* sessions that came up; that ended without a goodbye */
     uint64_t attempts;           /* connects tried */
@@ -177,7 +179,8 @@ void *rr_net_peer_data(const struct rr_net_peer *peer);
  *          done() has come for all targets
  * @cookie: for done()
  *
- * Small messages are written at once. Messages keep no order among each other.
+ * Small messages are written at once. Messages keep no order among each other. A region may move
+ * meanwhile, but its pages must be mapped where rr_region_data() says.
  *
  * Return: 0; -EAGAIN: not up, or the peer grants no more, or too much waits: ready() tells;
  * RR_E_LIMIT: it could never be sent.

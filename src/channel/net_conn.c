@@ -597,15 +597,16 @@ static ssize_t write_payload(struct conn *c, struct outgoing *m)
 {
     uint64_t len = rr_min(c->chunk_to_send, WRITE_BUDGET);
     off_t offset = (off_t)(m->offset + m->sent);
+    const uint8_t *data = m->data ? m->data : rr_region_data(m->region) + m->offset;
     ssize_t n = -ENOTSUP;
 
     if (c->ssl) {
         if (m->fd >= 0)
             n = tls_sendfile(c, m->fd, offset, len);
-        return n == -ENOTSUP ? tls_write(c, m->data + m->sent, rr_min(len, TLS_PIECE)) : n;
+        return n == -ENOTSUP ? tls_write(c, data + m->sent, rr_min(len, TLS_PIECE)) : n;
     }
     if (m->fd < 0) {
-        struct iovec v = {(void *)(uintptr_t)(m->data + m->sent), len};
+        struct iovec v = {(void *)(uintptr_t)(data + m->sent), len};
 
         return write_some(c, &v, 1, len < m->len - m->sent);
     }
