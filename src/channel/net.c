@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #define MAX_SOURCES 64 /* that one pump looks at */
 #define LOG_AGAIN_NS 60000000000ull
 #define TICK_NS 20000000ull /* timers may be late by this, so that many are looked at together */
-#define MAX_SKIPPED 16      /* pumps that look at the hot connection alone, before all have a turn */
+#define MAX_SKIPPED 16 /* pumps that look at the hot connection alone, before all have a turn */
 
 static const char *const log_texts[RR_NET_LOG_KINDS] = {
     [LOG_ACCEPT] = "cannot accept a peer",
@@ -163,12 +164,9 @@ static void deliver_all(struct rr_net *net)
     }
 }
 
-bool net_direct(struct rr_net *net)
+bool net_direct(const struct rr_net *net)
 {
-    if (!net->deliver)
-        return false;
-    deliver_all(net);
-    return true;
+    return net->deliver && !net->events;
 }
 
 /* --- listeners ------------------------------------------------------------------------------- */
@@ -332,8 +330,8 @@ static int copy_options(struct rr_net *net, const struct rr_net_options *o, stru
     const size_t room = RR_WIRE_HEADER + RR_WIRE_MAX_HELLO;
     uint8_t *bytes = malloc(room);
     /* one text is ours */
-    bool fits = bytes && o->n_texts < RR_WIRE_MAX_TEXTS &&
-                rr_wire_put_hello(bytes, room - 256, &h) > 0;
+    bool fits =
+        bytes && o->n_texts < RR_WIRE_MAX_TEXTS && rr_wire_put_hello(bytes, room - 256, &h) > 0;
 
     free(bytes);
     net->o = *o;
@@ -368,7 +366,7 @@ static int set_up(struct rr_net *net, struct rr_error *err)
 
     net->scratch = malloc(RR_NET_SCRATCH);
     net->targets = calloc(RR_WIRE_MAX_TARGETS, sizeof(*net->targets));
-    net->names = malloc(RR_WIRE_NAMES_BYTES);
+    net->names = malloc((size_t)RR_WIRE_NAMES_BYTES);
     net->resolver = resolver_new(&fd);
     net->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!net->scratch || !net->targets || !net->names || !net->resolver || net->epoll_fd < 0 ||
@@ -381,10 +379,13 @@ static int set_up(struct rr_net *net, struct rr_error *err)
 int rr_net_new(const struct rr_net_options *options, struct rr_net **ret, struct rr_error *err)
 {
     struct rr_net *net = calloc(1, sizeof(*net));
+    struct sigaction pipe_action;
     int r;
 
     if (!net)
         return rr_error_set(err, RR_E_SYSTEM, NULL, "no memory for the network");
+    if (sigaction(SIGPIPE, NULL, &pipe_action) == 0 && pipe_action.sa_handler == SIG_DFL)
+        signal(SIGPIPE, SIG_IGN); /* sendfile() takes no MSG_NOSIGNAL */
     net->epoll_fd = -1;
     net->next_ns = UINT64_MAX;
     net->now_ns = rr_now_ns();
@@ -466,6 +467,7 @@ void rr_net_free(struct rr_net *net)
     while (net->peers)
         peer_unref(net->peers);
     free_closed(net);
+    message_free_spares(net);
     resolver_free(net->resolver);
     if (net->epoll_fd >= 0)
         close(net->epoll_fd);
@@ -534,9 +536,12 @@ static void look(struct rr_net *net, const struct epoll_event *e)
     case SOURCE_RESOLVER:
         resolver_collect(net->resolver);
         break;
+    case SOURCE_WATCHED: /* it is the caller's to look at */
     default:
         break;
     }
+    if (net->deliver)
+        deliver_all(net);
 }
 
 static bool is_extra(const struct epoll_event *e)
@@ -567,6 +572,8 @@ static void look_at_timers(struct rr_net *net)
 {
     struct rr_net_peer *next_peer;
     struct conn *next;
+
+    /* Nothing is delivered meanwhile, so that no peer is freed. */
 
     if (net->now_ns < net->next_ns)
         return;
@@ -667,6 +674,27 @@ int rr_net_poll(struct rr_net *net, struct rr_error *err)
     return (int)net->n_delivered;
 }
 
+int rr_net_watch(struct rr_net *net, int fd, bool on)
+{
+    static enum source_kind watched = SOURCE_WATCHED;
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &watched};
+
+    return epoll_ctl(net->epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &e) < 0 ? -errno : 0;
+}
+
+void rr_net_sleep(struct rr_net *net, uint64_t until_ns)
+{
+    uint64_t now = rr_now_ns(), ns;
+    struct epoll_event e;
+    struct timespec t;
+
+    until_ns = rr_min(until_ns, rr_net_next_ns(net));
+    ns = until_ns > now ? rr_min(until_ns - now, 3600000000000u) : 0;
+    t = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    if (epoll_pwait2(net->epoll_fd, &e, 1, &t, NULL) < 0 && errno == ENOSYS)
+        epoll_wait(net->epoll_fd, &e, 1, (int)((ns + 999999) / 1000000));
+}
+
 int rr_net_fd(const struct rr_net *net)
 {
     return net->epoll_fd;
@@ -674,7 +702,7 @@ int rr_net_fd(const struct rr_net *net)
 
 uint64_t rr_net_next_ns(const struct rr_net *net)
 {
-    return net->again || net->dirty ? 0 : net->next_ns;
+    return net->again || net->dirty || net->events ? 0 : net->next_ns;
 }
 
 void rr_net_stats(const struct rr_net *net, struct rr_net_stats *ret)

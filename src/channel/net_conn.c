@@ -25,6 +25,7 @@
 #define KEEP_BYTES (64u << 10) /* a larger buffer is freed when it is empty */
 #define LOW_WATER (256 << 10)
 #define TLS_PIECE (64u << 10)
+#define MAX_DROPS 64 /* reads of what a peer sent that is hung up on */
 
 /* --- queues of bytes ------------------------------------------------------------------------- */
 
@@ -115,6 +116,16 @@ struct conn *conn_new(struct rr_net *net, int fd, bool accepted, bool unix_socke
     return c;
 }
 
+/* The kernel would go on sending from regions that are somebody else's by then. */
+static void forget_unsent(const struct conn *c)
+{
+    const struct linger now = {.l_onoff = 1};
+    int queued = 0;
+
+    if (ioctl(c->fd, SIOCOUTQ, &queued) < 0 || queued > 0)
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
 void conn_close(struct conn *c)
 {
     struct rr_net *net = c->net;
@@ -123,6 +134,8 @@ void conn_close(struct conn *c)
         return;
     if (c->accepted && !c->peer)
         net->n_pending--;
+    if (c->extra)
+        forget_unsent(c);
     c->state = CONN_CLOSED;
     close(c->fd); /* and so out of epoll */
     c->fd = -1;
@@ -215,6 +228,8 @@ void conn_greeted(struct conn *c)
     c->state = CONN_OPEN;
     c->rx_ns = c->progress_ns = c->net->now_ns;
     net_arm(c->net, c->net->now_ns + c->net->o.ping_ns);
+    if (c->ssl && c->extra)
+        tls_expect_much(c);
     if (c->unix_socket)
         return;
     setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
@@ -506,7 +521,7 @@ static bool read_exact(struct conn *c)
         }
     }
     if (c->state == CONN_OPEN && c->extra)
-        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2 * LOW_WATER);
+        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2ull * LOW_WATER);
     return came;
 }
 
@@ -574,7 +589,7 @@ static int flush_out(struct conn *c, bool more)
             return (int)n;
         bytes_take(&c->out, (size_t)n);
     }
-    return c->ssl ? tls_flush(c) : 0;
+    return 0;
 }
 
 /* A piece of a large payload, from its file where it has one. */
@@ -582,15 +597,16 @@ static ssize_t write_payload(struct conn *c, struct outgoing *m)
 {
     uint64_t len = rr_min(c->chunk_to_send, WRITE_BUDGET);
     off_t offset = (off_t)(m->offset + m->sent);
+    const uint8_t *data = m->data ? m->data : rr_region_data(m->region) + m->offset;
     ssize_t n = -ENOTSUP;
 
     if (c->ssl) {
         if (m->fd >= 0)
             n = tls_sendfile(c, m->fd, offset, len);
-        return n == -ENOTSUP ? tls_write(c, m->data + m->sent, rr_min(len, TLS_PIECE)) : n;
+        return n == -ENOTSUP ? tls_write(c, data + m->sent, rr_min(len, TLS_PIECE)) : n;
     }
     if (m->fd < 0) {
-        struct iovec v = {(void *)(uintptr_t)(m->data + m->sent), len};
+        struct iovec v = {(void *)(uintptr_t)(data + m->sent), len};
 
         return write_some(c, &v, 1, len < m->len - m->sent);
     }
@@ -716,13 +732,21 @@ void conn_write(struct conn *c)
 
     if (c->state == CONN_CLOSED || c->state == CONN_CONNECTING || c->state == CONN_TLS)
         return;
-    r = c->queue || c->chunk_to_send ? write_queue(c) : flush_out(c, false);
+    r = c->queue || c->chunk_to_send || bytes_len(&c->between) ? write_queue(c)
+                                                               : flush_out(c, false);
+    if (c->state == CONN_CLOSED)
+        return;
+    if (c->queue && r != -EPIPE)
+        pace_look(c);
+    if (c->ssl && r != -EPIPE) { /* what was encrypted on the way, in one piece */
+        int flushed = tls_flush(c);
+
+        r = flushed ? flushed : r;
+    }
     if (r == -EPIPE) {
         conn_fail(c, LOG_LOST, "the connection ended");
         return;
     }
-    if (r == 1 && c->ssl)
-        tls_flush(c);
     conn_want(c, (c->events & ~(uint32_t)EPOLLOUT) | (r ? EPOLLOUT : 0u));
 }
 
@@ -793,12 +817,20 @@ void conn_put_error(struct conn *c, enum rr_net_reason reason, const char *text)
 {
     uint8_t body[4 + RR_WIRE_MAX_TEXT] = {(uint8_t)reason};
     size_t n = rr_min(strlen(text), RR_WIRE_MAX_TEXT);
+    uint8_t drop[4096];
 
     if (c->chunk_to_send || c->state == CONN_CLOSED || c->state < CONN_GREETING)
         return; /* in the midst of a payload nobody would understand it */
-    memcpy(body + 4, text, n);
-    if (conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)))
-        flush_out(c, false);
+    for (size_t i = 0; i < n; i++)
+        body[4 + i] = (uint8_t)text[i];
+    if (!conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)) || flush_out(c, false))
+        return;
+    if (c->ssl)
+        tls_flush(c);
+    /* With something unread a close would reset the connection, and the text be lost. */
+    shutdown(c->fd, SHUT_WR);
+    for (int i = 0; i < MAX_DROPS && recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT) > 0; i++)
+        ;
 }
 
 bool conn_send(struct conn *c, const struct iovec *v, size_t n)

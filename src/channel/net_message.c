@@ -8,6 +8,7 @@
 #include "channel/netio.h"
 
 #define SLOT_OF(seq) ((uint32_t)((seq) & 0xffff))
+#define MAX_SPARE 256
 #define MAX_BACKS (1u << 20) /* bytes of rows that wait until they are written */
 
 static int broke(struct rr_error *err, const char *what)
@@ -73,7 +74,13 @@ static void free_out(struct rr_net_peer *peer, struct outgoing *m)
     peer->net->n_waiting--;
     free(m->head);
     free(m->refusal);
-    free(m);
+    if (peer->net->n_spare_outs >= MAX_SPARE) {
+        free(m);
+        return;
+    }
+    m->spare = peer->net->spare_outs;
+    peer->net->spare_outs = m;
+    peer->net->n_spare_outs++;
 }
 
 static struct event *queue_done(struct rr_net_peer *peer, void *cookie, uint32_t target, bool acked,
@@ -110,7 +117,29 @@ static void free_in(struct rr_net_peer *peer, struct incoming *in)
         in->conn->in = NULL;
     rr_region_put(in->region);
     free(in->head);
-    free(in);
+    if (peer->net->n_spare_ins >= MAX_SPARE) {
+        free(in);
+        return;
+    }
+    in->spare = peer->net->spare_ins;
+    peer->net->spare_ins = in;
+    peer->net->n_spare_ins++;
+}
+
+void message_free_spares(struct rr_net *net)
+{
+    while (net->spare_outs) {
+        struct outgoing *m = net->spare_outs;
+
+        net->spare_outs = m->spare;
+        free(m);
+    }
+    while (net->spare_ins) {
+        struct incoming *in = net->spare_ins;
+
+        net->spare_ins = in->spare;
+        free(in);
+    }
 }
 
 void message_end(struct rr_net_peer *peer)
@@ -165,7 +194,7 @@ static size_t owed_pieces(struct rr_net_peer *peer, struct owed *o, struct iovec
 {
     size_t n = 0;
 
-    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096);
+    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096ull);
     if (o->rows) {
         rr_wire_put_header(o->back, (uint32_t)o->rows, RR_WIRE_BACK, 0, 0);
         v[n++] = (struct iovec){o->back, sizeof(o->back)};
@@ -213,8 +242,7 @@ void message_flush(struct rr_net_peer *peer)
 static struct incoming *find_in(const struct rr_net_peer *peer, uint64_t handle)
 {
     uint32_t slot = SLOT_OF(handle);
-    struct incoming *in =
-        peer->ins && slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
+    struct incoming *in = peer->ins && slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
 
     return in && in->handle == handle ? in : NULL;
 }
@@ -309,10 +337,16 @@ static int take_credit(struct rr_net_peer *peer, const struct rr_net_packet *p, 
 
 static struct incoming *new_in(struct rr_net_peer *peer, const struct rr_net_packet *p, bool bulk)
 {
-    struct incoming *in = calloc(1, sizeof(*in));
+    struct rr_net *net = peer->net;
+    struct incoming *in = net->spare_ins ? net->spare_ins : malloc(sizeof(*in));
 
     if (!in)
         return NULL;
+    if (in == net->spare_ins) {
+        net->spare_ins = in->spare;
+        net->n_spare_ins--;
+    }
+    *in = (struct incoming){0};
     in->seq = p->seq;
     in->handle = ++peer->in_count << 16 | SLOT_OF(p->seq);
     in->bulk = bulk;
@@ -408,12 +442,7 @@ static int on_data(struct conn *c, const struct rr_wire_header *h, const uint8_t
         return 0;
     p.seq = in ? in->handle : 0;
     if (net_direct(net)) {
-        if (c->state != CONN_CLOSED && (!h->seq || find_in(peer, p.seq))) {
-            /* what was delivered before it may have used the targets */
-            rr_wire_get_data(h, body, net->targets, net->names, &p, NULL);
-            p.seq = in ? in->handle : 0;
-            deliver(peer, &p, peer->n_sessions);
-        }
+        deliver(peer, &p, peer->n_sessions);
         return 0;
     }
     e = net_event(peer, EVENT_MESSAGE, h->len);
@@ -671,7 +700,7 @@ static int on_control(struct conn *c, const struct rr_wire_header *h, const uint
     if (cost > peer->granted.control_bytes - peer->got.control_bytes)
         return broke(err, "it sent more words than it was granted");
     peer->got.control_bytes += cost;
-    if (net_direct(net) && c->state != CONN_CLOSED) {
+    if (net_direct(net)) {
         uint64_t session = peer->n_sessions;
 
         net->n_delivered++;
@@ -683,7 +712,7 @@ static int on_control(struct conn *c, const struct rr_wire_header *h, const uint
         }
         return 0;
     }
-    e = c->state == CONN_CLOSED ? NULL : net_event(peer, EVENT_CONTROL, h->len - 4);
+    e = net_event(peer, EVENT_CONTROL, h->len - 4);
     if (e) {
         e->word = word;
         memcpy(e->data, body + 4, h->len - 4);
@@ -701,41 +730,46 @@ static void on_error(struct conn *c, const struct rr_wire_header *h, const uint8
 
 void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint8_t *body)
 {
+    struct rr_net_peer *peer = c->peer;
     struct rr_error err = {0};
     int r = -1;
 
+    peer_ref(peer); /* a callback, or a broken rule, may end its session */
     switch (h->type) {
     case RR_WIRE_DATA:
-        r = c->peer->up ? on_data(c, h, body, &err) : -1;
+        r = peer->up ? on_data(c, h, body, &err) : -1;
         break;
     case RR_WIRE_CANCEL:
-        r = c->peer->up ? on_cancel(c, h, &err) : -1;
+        r = peer->up ? on_cancel(c, h, &err) : -1;
         break;
     case RR_WIRE_PING:
         conn_pong(c, h->seq);
-        return;
+        r = 0;
+        break;
     case RR_WIRE_PONG:
-        return;
+        r = 0;
+        break;
     case RR_WIRE_ERROR:
         on_error(c, h, body);
-        return;
+        r = 0;
+        break;
     case RR_WIRE_BACK:
-        r = c->extra || !c->peer->up ? -1 : on_back(c, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_back(c, h, body, &err);
         break;
     case RR_WIRE_REFUSE:
-        r = c->extra || !c->peer->up ? -1 : on_refuse(c->peer, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_refuse(peer, h, body, &err);
         break;
     case RR_WIRE_CREDIT:
-        r = c->extra || !c->peer->up ? -1 : on_credit(c->peer, body, &err);
+        r = c->extra || !peer->up ? -1 : on_credit(peer, body, &err);
         break;
     case RR_WIRE_CONTROL:
-        r = c->extra || !c->peer->up ? -1 : on_control(c, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_control(c, h, body, &err);
         break;
     case RR_WIRE_GOODBYE:
-        if (c->extra)
-            break;
-        peer_end(c->peer, NULL);
-        return;
+        if (!c->extra)
+            peer_end(peer, NULL);
+        r = c->extra ? -1 : 0;
+        break;
     default:
         break;
     }
@@ -743,6 +777,7 @@ void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint
         broke(&err, "it sent what nobody expects");
     if (r)
         conn_broke(c, &err);
+    peer_unref(peer);
 }
 
 /* --- what we send ---------------------------------------------------------------------------- */
@@ -781,10 +816,16 @@ static bool has_credit(const struct rr_net_peer *peer, const struct rr_net_packe
 static struct outgoing *new_out(struct rr_net_peer *peer, const struct rr_net_packet *p,
                                 void *cookie, bool bulk)
 {
-    struct outgoing *m = calloc(1, sizeof(*m));
+    struct rr_net *net = peer->net;
+    struct outgoing *m = net->spare_outs ? net->spare_outs : malloc(sizeof(*m));
 
     if (!m)
         return NULL;
+    if (m == net->spare_outs) {
+        net->spare_outs = m->spare;
+        net->n_spare_outs--;
+    }
+    *m = (struct outgoing){0};
     m->seq = ++peer->out_count << 16 | peer->free_outs[--peer->n_free_outs];
     m->cookie = cookie;
     m->peer = peer;
@@ -800,7 +841,7 @@ static struct outgoing *new_out(struct rr_net_peer *peer, const struct rr_net_pa
     }
     peer->outs[SLOT_OF(m->seq)] = m;
     peer->n_waiting++;
-    peer->net->n_waiting++;
+    net->n_waiting++;
     return m;
 }
 
@@ -817,7 +858,8 @@ static int send_bulk(struct rr_net_peer *peer, const struct rr_net_packet *p, st
     m->len = p->len;
     m->offset = p->offset;
     m->fd = p->data ? -1 : rr_region_fd(p->region);
-    m->data = p->data ? p->data : rr_region_data(p->region) + p->offset;
+    m->data = p->data;
+    m->region = p->region;
     for (uint32_t n = 1; n < peer->n_bulk; n++)
         if (peer->extra[n]->n_queued < c->n_queued)
             c = peer->extra[n];

@@ -210,9 +210,22 @@ void peer_resolved(struct rr_net_peer *peer, const struct sockaddr_storage *addr
     peer_dial_next(peer);
 }
 
-void peer_redial(struct rr_net_peer *peer)
+static void ask(struct rr_net_peer *peer, const char *host, const char *port)
 {
     struct rr_net *net = peer->net;
+    int r = resolver_ask(net->resolver, peer, host, port);
+
+    peer->n_addresses = 0;
+    if (r == -EAGAIN) {
+        peer->dial_ns = net->now_ns + ASK_AGAIN_NS;
+        net_arm(net, peer->dial_ns);
+    } else if (r < 0) {
+        peer_resolved(peer, NULL, 0, strerror(-r));
+    }
+}
+
+void peer_redial(struct rr_net_peer *peer)
+{
     struct sockaddr_un *u = (void *)&peer->addresses[0];
     char host[256], port[16];
 
@@ -226,11 +239,7 @@ void peer_redial(struct rr_net_peer *peer)
         if (!net_split(peer->target, host, sizeof(host), port, sizeof(port)))
             return; /* it was checked */
         if (!net_numeric(host, port, false, &peer->addresses[0])) {
-            peer->n_addresses = 0;
-            if (resolver_ask(net->resolver, peer, host, port) < 0) {
-                peer->dial_ns = net->now_ns + ASK_AGAIN_NS;
-                net_arm(net, peer->dial_ns);
-            }
+            ask(peer, host, port);
             return;
         }
     }
@@ -261,14 +270,13 @@ static void send_hello(struct conn *c)
     const struct rr_net_options *o = &c->net->o;
     struct rr_net_peer *peer = c->peer;
     struct rr_wire_text texts[RR_WIRE_MAX_TEXTS];
-    struct rr_wire_hello h = {
-        .version = RR_WIRE_VERSION,
-        .role = c->extra ? RR_WIRE_EXTRA : RR_WIRE_MAIN,
-        .index = c->index,
-        .n_bulk = peer->n_bulk,
-        .credit = {o->window_messages, o->window_inline_bytes, o->window_bulk_bytes,
-                   RR_NET_CONTROL_WINDOW},
-        .texts = texts};
+    struct rr_wire_hello h = {.version = RR_WIRE_VERSION,
+                              .role = c->extra ? RR_WIRE_EXTRA : RR_WIRE_MAIN,
+                              .index = c->index,
+                              .n_bulk = peer->n_bulk,
+                              .credit = {o->window_messages, o->window_inline_bytes,
+                                         o->window_bulk_bytes, RR_NET_CONTROL_WINDOW},
+                              .texts = texts};
     uint8_t bytes[RR_WIRE_HEADER + RR_WIRE_MAX_HELLO];
     struct sockaddr_storage self;
     socklen_t len = sizeof(self);
@@ -532,8 +540,8 @@ static void on_answer(struct conn *c, const struct rr_wire_hello *h)
     struct rr_net_peer *peer = c->peer;
     uint8_t who[32];
 
-    if (CRYPTO_memcmp(h->session, peer->session, sizeof(h->session)) != 0 ||
-        h->index != c->index || (h->role == RR_WIRE_EXTRA) != c->extra) {
+    if (CRYPTO_memcmp(h->session, peer->session, sizeof(h->session)) != 0 || h->index != c->index ||
+        (h->role == RR_WIRE_EXTRA) != c->extra) {
         refuse(c, REASON_BROKE_RULE, LOG_GREETING, "its answer is for another connection");
         return;
     }

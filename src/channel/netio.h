@@ -6,6 +6,7 @@
  *   net_peer.c     peers: dialing, sessions, their begin and end
  *   net_message.c  frames of a session: messages, acks, credit
  *   net_conn.c     one connection: bytes in and out, and which frame they belong to
+ *   net_pace.c     how fast a large payload is sent
  *   net_tls.c      certificates, and TLS on a connection
  *   net_resolve.c  names to addresses, in a thread
  */
@@ -40,7 +41,7 @@ enum rr_net_reason {
 };
 
 /* What epoll tells about. */
-enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER };
+enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER, SOURCE_WATCHED };
 
 /* A queue of bytes. */
 struct bytes {
@@ -55,6 +56,17 @@ enum conn_state {
     CONN_ADMITTING,
     CONN_OPEN,
     CONN_CLOSED /* freed at the end of the pump */
+};
+
+/* See net_pace.c. */
+struct pace {
+    uint64_t began_ns, acked, busy_us; /* of the window that is measured */
+    uint64_t sum;                      /* of n_same rates */
+    unsigned int n_same;
+    uint64_t rate; /* that is asked for; 0, UINT64_MAX: TCP is left alone */
+    uint64_t link; /* that was measured */
+    uint64_t probe_ns, patience_ns;
+    bool probing;
 };
 
 struct conn {
@@ -89,6 +101,7 @@ struct conn {
     struct outgoing *queue, *queue_last; /* large messages, the first is being sent */
     uint64_t chunk_to_send;
     size_t n_queued;
+    struct pace pace;
     struct bytes between; /* frames that go out when the chunk is */
 };
 
@@ -97,25 +110,28 @@ struct outgoing {
     uint64_t seq;
     void *cookie;
     struct rr_net_peer *peer;
+    struct outgoing *spare; /* the next unused one */
     bool bulk, received, cancelled;
-    struct rr_error *refusal;   /* owned */
-    uint32_t n_targets, n_open; /* open: done() is yet to come */
+    struct rr_error *refusal;                  /* owned */
+    uint32_t n_targets, n_open;                /* open: done() is yet to come */
     uint64_t wanted[RR_WIRE_MAX_TARGETS / 64]; /* targets with acked */
     uint64_t open[RR_WIRE_MAX_TARGETS / 64];
     /* large ones, until they are sent */
     struct outgoing *next; /* on its connection */
-    struct conn *conn; /* NULL: all is out */
+    struct conn *conn;     /* NULL: all is out */
     struct conn *via;
     uint8_t *head;
     size_t head_bytes, head_sent;
-    const uint8_t *data;
-    int fd; /* -1: data alone */
+    const uint8_t *data;      /* NULL: in the region, wherever its pages are */
+    struct rr_region *region; /* borrowed */
+    int fd;                   /* of the region; -1: it has none */
     uint64_t len, offset, sent;
 };
 
 /* A message that comes, or is not done with. */
 struct incoming {
-    uint64_t seq, handle; /* the sender's name for it, and ours */
+    uint64_t seq, handle;   /* the sender's name for it, and ours */
+    struct incoming *spare; /* the next unused one */
     bool bulk, whole, delivered, held, refused, cancelled;
     uint32_t n_targets, n_open;
     uint64_t open[RR_WIRE_MAX_TARGETS / 64];
@@ -228,6 +244,10 @@ struct rr_net {
     unsigned int n_waiting, n_delivered, skipped;
     uint8_t *scratch;
     struct bytes head; /* of the message that is sent */
+    /* kept, so that a message needs no allocation */
+    struct outgoing *spare_outs;
+    struct incoming *spare_ins;
+    unsigned int n_spare_outs, n_spare_ins;
     struct rr_net_target *targets;
     char *names;
     struct rr_net_stats stats;
@@ -259,8 +279,9 @@ void net_arm(struct rr_net *net, uint64_t at_ns);
 /* Append an event; NULL: no memory, the peer's session has ended. @len: of its data. */
 struct event *net_event(struct rr_net_peer *peer, enum event_kind kind, size_t len);
 void net_event_error(struct event *e, const struct rr_error *err);
-/* Nothing waits to be delivered before, and now is the time: call the callback directly. */
-bool net_direct(struct rr_net *net);
+/* Nothing waits to be delivered before, and now is the time: the callback may be called directly.
+ */
+bool net_direct(const struct rr_net *net);
 
 /* net_peer.c */
 struct rr_net_peer *peer_new(struct rr_net *net);
@@ -292,6 +313,7 @@ void message_chunk_done(struct conn *c);
 /* EVENT_MESSAGE: now. */
 void message_deliver(struct event *e);
 void message_flush(struct rr_net_peer *peer);
+void message_free_spares(struct rr_net *net);
 /* A session has ended: all messages of it. */
 void message_end(struct rr_net_peer *peer);
 /* A session begins. 0 or -ENOMEM. */
@@ -336,10 +358,16 @@ static inline size_t bytes_len(const struct bytes *b)
     return b->end - b->start;
 }
 
+/* net_pace.c */
+/* While something large is being sent, often. */
+void pace_look(struct conn *c);
+
 /* net_tls.c */
 int tls_load(const struct rr_net_options *o, SSL_CTX **ret_server, SSL_CTX **ret_client,
              struct rr_error *err);
 int tls_start(struct conn *c, const char *host);
+/* Large payloads will come: a large buffer, and kept. */
+void tls_expect_much(struct conn *c);
 /* 1: done; 0: not yet; -1: failed, @text says why. */
 int tls_handshake(struct conn *c, char *text, size_t size);
 /* Bytes; -EAGAIN; -EPIPE. */
@@ -354,7 +382,7 @@ void tls_fingerprint(struct conn *c, uint8_t ret[32]);
 /* net_resolve.c */
 struct resolver *resolver_new(int *ret_fd);
 void resolver_free(struct resolver *r);
-/* -EAGAIN: too many at once. */
+/* 0; -EAGAIN: too many at once; else why no thread can be had. */
 int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host, const char *port);
 void resolver_forget(struct resolver *r, const struct rr_net_peer *peer);
 void resolver_collect(struct resolver *r);
