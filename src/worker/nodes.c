@@ -891,7 +891,8 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
         .window_bulk_bytes = nodes->wf->queue_bytes,
     };
 
-    rr_near_host(texts[0].value);
+    if (!w->network_only) /* which nobody need know then */
+        rr_near_host(texts[0].value);
     if (w->tls)
         o.tls = *w->tls;
     for (size_t n = 0; n < nodes->wf->n_nodes; n++)
