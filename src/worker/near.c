@@ -66,7 +66,7 @@ static void empty(int dir_fd)
     const struct dirent *e;
 
     while (d && (e = readdir(d)))
-        if (e->d_name[0] != '.' || strcmp(e->d_name, ".result.sock") == 0)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
             unlinkat(dir_fd, e->d_name, 0);
     if (d)
         closedir(d);
