@@ -663,6 +663,8 @@ static void on_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t
     (void)user;
     if (!m)
         return;
+    if (lost && m->region) /* its pages may lie in a socket still, whose other end reads them */
+        rr_region_forsake(m->region);
     if (b->rm)
         b->rm->n_outgoing--;
     if (b->rm && (refused || (lost && !acked)) &&
