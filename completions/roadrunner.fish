@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # fish completion of roadrunner
 
-set -l commands run check explain inspect compile bench help
+set -l commands run check explain inspect compile bench worker help
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a run -d "run a workflow on an input"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a check -d "look for mistakes in a workflow"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a explain -d "show a workflow's graph"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a inspect -d "tell which tier a module gets"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a compile -d "compile modules ahead"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a bench -d "measure hand-offs"
+complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a worker -d "serve the functions of one node"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a help -d "help on a command"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -l version -d "versions"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -s i -l input -r -d "the input"
@@ -24,3 +25,12 @@ complete -c roadrunner -n "__fish_seen_subcommand_from explain" -l svg -r -d "dr
 complete -c roadrunner -n "__fish_seen_subcommand_from bench" -l sizes -x -d "payloads"
 complete -c roadrunner -n "__fish_seen_subcommand_from bench" -l repeat -x -d "measurements"
 complete -c roadrunner -l help -s h -d "help"
+complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l tls-cert -r -d "our certificate"
+complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l tls-key -r -d "its key"
+complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l tls-ca -r -d "certificates of the CA"
+complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l plain -d "no TLS between nodes"
+complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l network-only -d "the network also on this machine"
+complete -c roadrunner -n "__fish_seen_subcommand_from worker" -l node -x -d "which node this is"
+complete -c roadrunner -n "__fish_seen_subcommand_from worker" -l listen -x -d "where to listen"
+complete -c roadrunner -n "__fish_seen_subcommand_from worker" -l spin -x -d "microseconds to poll before sleeping"
+complete -c roadrunner -n "__fish_seen_subcommand_from worker" -l no-cache -d "compile anew"

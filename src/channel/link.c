@@ -45,7 +45,8 @@ struct note {
 enum { RECORD_INLINE = 1, RECORD_SHARED = 2, RECORD_FIXED = 4, RECORD_ACKED = 8 };
 
 struct record { /* then the metadata, then, on the next multiple of 64 bytes, an inline payload */
-    uint64_t run, id, seq, len, offset, window, slot_bytes, sent_ns, send_cost_ns, copied_bytes;
+    uint64_t run, id, seq, len, offset, window, slot_bytes, sent_ns, send_cost_ns, copied_bytes,
+        deadline_ns;
     uint32_t edge, attempt, flags, meta_len, number;
     int32_t status;
 };
@@ -131,8 +132,8 @@ int rr_link_listen(const struct rr_link_domain *domain, const char *name)
     if (fd < 0)
         return -errno;
     unlink(a.sun_path);
-    /* Who may enter the folder may connect; who else has no way here. It gets its name, from a worker
-     * that was here before, once it can be connected to. */
+    /* Who may enter the folder may connect; who else has no way here. It gets its name, from a
+     * worker that was here before, once it can be connected to. */
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || chmod(a.sun_path, 0666) < 0 ||
         listen(fd, BACKLOG) < 0 || rename(a.sun_path, final.sun_path) < 0) {
         r = -errno;
@@ -530,6 +531,7 @@ static void fill_record(struct rr_link *link, const struct rr_packet *p, uint8_t
         .sent_ns = p->sent_ns,
         .send_cost_ns = p->send_cost_ns,
         .copied_bytes = p->copied_bytes,
+        .deadline_ns = p->deadline_ns,
         .edge = p->edge,
         .attempt = p->attempt,
         .flags = (p->data ? RECORD_INLINE : 0u) | (p->shared ? RECORD_SHARED : 0u) |
@@ -704,6 +706,7 @@ int rr_link_receive(struct rr_link *link, struct rr_packet *ret, struct rr_error
         .sent_ns = h.sent_ns,
         .send_cost_ns = h.send_cost_ns,
         .copied_bytes = h.copied_bytes,
+        .deadline_ns = h.deadline_ns,
         .meta = record + sizeof(h),
         .meta_len = h.meta_len,
         .seq = h.seq,

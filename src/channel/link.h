@@ -60,7 +60,8 @@ struct rr_packet {
     bool acked;     /* the receiver is to say when it has handled it, see rr_link_ack() */
     bool shared;
     uint64_t sent_ns, send_cost_ns, copied_bytes;
-    const uint8_t *meta; /* borrowed */
+    uint64_t deadline_ns; /* of the monotonic clock, which both have; 0: none */
+    const uint8_t *meta;  /* borrowed */
     uint32_t meta_len;
     const uint8_t *data;      /* payload of up to RR_LINK_INLINE bytes; NULL: in the region */
     struct rr_region *region; /* out: borrowed by the link until it is done; in: owned */

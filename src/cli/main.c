@@ -22,7 +22,7 @@ static void print_help(FILE *f)
           "  ROADRUNNER_CACHE_DIR  folder of compiled modules (~/.cache/roadrunner/aot)\n"
           "  NO_COLOR              no colours\n\n"
           "Exit status: 0 success, 64 usage, 65 invalid workflow or module, 66 missing input,\n"
-          "70 a function failed, 71 limit, 72 deadline, 73 a worker process died,\n"
+          "70 a function failed, 71 limit, 72 deadline, 73 a worker process or node was lost,\n"
           "74 output, 75 system, 130 interrupted.\n",
           f);
 }

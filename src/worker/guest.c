@@ -252,6 +252,7 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
     int r = 0;
 
     i->n_sent++;
+    m->deadline_ns = i->run_deadline_ns;
     m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
     if (m->len > port->seen_bytes)
         port->seen_bytes = m->len;
@@ -417,6 +418,7 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     m->sent_ns = sent_ns;
     m->send_cost_ns = rr_now_ns() - sent_ns;
     m->edge = port->edges[0];
+    m->deadline_ns = i->deadline_ns;
     if (rr_hosted(i->w, port->callee)) {
         r = rr_function_run(i->w, port->callee, &m, i->fn, i->deadline_ns, &status, &reply, &err);
     } else {

@@ -44,6 +44,7 @@ struct message {
     struct debt *debt;    /* owned reference: settled when it is done with, or NULL */
     enum rr_path path;
     uint64_t sent_ns, send_cost_ns, copied_bytes;
+    uint64_t deadline_ns; /* of what is made of it, too; 0: none */
 };
 
 /* A message in an instance's window, or a buffer for one. */
@@ -100,7 +101,8 @@ struct instance {
     struct held *held;
     size_t n_held, room;
     uint64_t deadline_ns;
-    uint64_t in_id; /* of the inputs it has now */
+    uint64_t run_deadline_ns; /* of its inputs, and so of what it sends; 0: none */
+    uint64_t in_id;           /* of the inputs it has now */
     size_t n_sent;
     int caller; /* function that waits for the reply; -1 */
     struct message *reply;

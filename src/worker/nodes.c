@@ -14,6 +14,7 @@
 #define NAME_BYTES 160   /* "function.port" */
 #define TICK_NS 2000000u /* between looks at the sockets while guests run */
 #define MAX_WORDS 4096   /* that wait for room at one peer */
+#define MAX_DEADLINE_NS (1ull << 60)
 #define MAX_SESSIONS 1024
 
 static const char letters_name[] = ".dead", result_name[] = ".result";
@@ -577,6 +578,7 @@ static void to_packet(const struct remote *rm, const struct message *m, int32_t 
         .fixed = m->fixed,
         .age_ns = m->sent_ns && m->sent_ns < now ? now - m->sent_ns : 0,
         .copied_bytes = m->copied_bytes,
+        .deadline_ns = m->deadline_ns ? (m->deadline_ns > now ? m->deadline_ns - now : 1) : 0,
         .meta = m->meta,
         .meta_len = (uint32_t)m->meta_len,
         .len = m->len,
@@ -800,6 +802,7 @@ static struct message *to_message(const struct rr_net_peer *peer, struct rr_net_
     m->path = p->data ? RR_PATH_COPY : RR_PATH_MOVE;
     m->run = p->run;
     m->status = p->status;
+    m->deadline_ns = p->deadline_ns ? rr_now_ns() + rr_min(p->deadline_ns, MAX_DEADLINE_NS) : 0;
     m->sent_ns = rr_now_ns() - p->age_ns - rr_net_peer_rtt_ns(peer) / 2;
     return m;
 }

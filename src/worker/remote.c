@@ -235,6 +235,7 @@ static void to_packet(const struct remote *rm, const struct message *m, int edge
         .sent_ns = m->sent_ns,
         .send_cost_ns = m->send_cost_ns,
         .copied_bytes = m->copied_bytes,
+        .deadline_ns = m->deadline_ns,
         .meta = m->meta,
         .meta_len = (uint32_t)m->meta_len,
         .data = m->small ? m->small->data : NULL,
@@ -654,6 +655,7 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     m->sent_ns = p.sent_ns;
     m->send_cost_ns = p.send_cost_ns;
     m->copied_bytes += p.copied_bytes;
+    m->deadline_ns = p.deadline_ns;
     m->path = p.data ? RR_PATH_COPY : RR_PATH_MOVE;
     m->id = p.id;
     m->attempt = p.attempt;

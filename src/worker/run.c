@@ -244,11 +244,10 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
     return r ? r : check_outcome(w, i, *ret_status, err);
 }
 
-static uint64_t deadline_of(const struct fn *f, uint64_t now, uint64_t callers)
+/* 0: none. */
+static uint64_t sooner(uint64_t a, uint64_t b)
 {
-    uint64_t own = f->spec->deadline_ns ? now + f->spec->deadline_ns : 0;
-
-    return callers && (!own || callers < own) ? callers : own;
+    return a && (!b || a < b) ? a : b;
 }
 
 static int too_deep(struct rr_error *err)
@@ -265,9 +264,14 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
     struct instance *i = NULL;
     struct debt *before;
+    uint64_t run_deadline_ns;
     int r;
 
-    deadline_ns = deadline_of(f, span.begin_ns, deadline_ns);
+    for (size_t n = 0; n < f->n_inlets; n++)
+        deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
+    run_deadline_ns = deadline_ns;
+    deadline_ns =
+        sooner(deadline_ns, f->spec->deadline_ns ? span.begin_ns + f->spec->deadline_ns : 0);
     r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
                                       : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
     if (r) {
@@ -276,6 +280,7 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
         return name_function(w, fn, err);
     }
     i->deadline_ns = deadline_ns;
+    i->run_deadline_ns = run_deadline_ns;
     i->caller = caller;
     w->depth++;
     rr_remote_pulse(w, span.begin_ns);
@@ -396,6 +401,7 @@ static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
     if (r == 0) {
         m->sent_ns = rr_now_ns();
         m->id = rr_id_mix(w->nonce, ++w->n_runs);
+        m->deadline_ns = w->wf->deadline_ns ? m->sent_ns + w->wf->deadline_ns : 0;
     }
     if (r == 0 && w->remote && w->remote->nodes)
         r = rr_remote_send_to_nodes(w, m, w->input.edges, w->input.n_edges, err);

@@ -1028,14 +1028,16 @@ static int read_settings(struct reader *r, const struct fields *in)
         rc = read_limits(r, in->values[5]);
     if (!rc && in->values[6])
         rc = read_nodes(r, in->values[6]);
+    if (!rc && in->values[7])
+        rc = read_deadline(r, in->values[7], &wf->deadline_ns);
     return rc;
 }
 
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version",      "name",   "pool",  "isolation",
-                                       "dead_letters", "limits", "nodes", "functions",
-                                       "edges",        "result", NULL};
+    static const char *const keys[] = {"version",      "name",   "pool",   "isolation",
+                                       "dead_letters", "limits", "nodes",  "deadline",
+                                       "functions",    "edges",  "result", NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;
@@ -1048,7 +1050,7 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = read_version(r, root);
     if (!rc)
         rc = read_fields(r, root, "the workflow", keys, &in);
-    for (size_t i = 7; keys[i] && !rc; i++) {
+    for (size_t i = 8; keys[i] && !rc; i++) {
         if (!in.values[i])
             rc = rr_reader_fail(r, RR_E_INVALID, root->pos,
                                 "a workflow has version, functions, edges and result",
@@ -1057,12 +1059,12 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
     if (!rc)
         rc = read_settings(r, &in);
     if (!rc)
-        rc = read_functions(r, in.values[7]);
+        rc = read_functions(r, in.values[8]);
     if (!rc)
-        rc = read_edges(r, in.values[8]);
+        rc = read_edges(r, in.values[9]);
     if (rc)
         return rc;
-    r->wf->result_pos = in.values[9]->pos;
-    rc = read_endpoint(r, in.values[9], "result", false, "out", &r->wf->result, port);
+    r->wf->result_pos = in.values[10]->pos;
+    rc = read_endpoint(r, in.values[10], "result", false, "out", &r->wf->result, port);
     return rc ? rc : copy_text(r, port, &r->wf->result_port);
 }

@@ -88,10 +88,11 @@ struct rr_edge {
 
 struct rr_workflow {
     char *path, *name;
-    uint64_t pool_bytes; /* warm memory kept between messages; 0: the default */
-    bool scrub_always;   /* zero each message's memory before it serves another */
-    char *dead_letters;  /* file for messages whose last attempt failed, resolved like a module;
-                            NULL: such a message fails the run */
+    uint64_t pool_bytes;  /* warm memory kept between messages; 0: the default */
+    bool scrub_always;    /* zero each message's memory before it serves another */
+    uint64_t deadline_ns; /* for a run, from its input on; 0: none */
+    char *dead_letters;   /* file for messages whose last attempt failed, resolved like a module;
+                             NULL: such a message fails the run */
     struct rr_pos dead_letters_pos;
     unsigned int queue_messages;  /* what may wait on one link between two processes; */
     uint64_t queue_bytes;         /* defaults 1024 and 4 GiB */

@@ -337,7 +337,7 @@ def test_bench_command(rr):
 
 def test_completions_know_every_option(rr):
     text = (ROOT / "completions/roadrunner.bash").read_text()
-    for command in ("run", "check", "explain", "inspect", "compile", "bench"):
+    for command in ("run", "check", "explain", "inspect", "compile", "bench", "worker"):
         assert command in text
         for word in (
             subprocess.run([BIN, command, "--help"], capture_output=True).stdout.decode().split()

@@ -785,3 +785,24 @@ def test_the_link_goes_down(rr, nodes, namespaces, delivery):
     _, err = p.communicate(timeout=120 * SLOW)
     assert p.returncode == 0, err  # TCP itself bears two seconds
     assert (rr.folder / "out").read_bytes() == DATA
+
+
+# --- deadlines -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["here", "process", "node"])
+def test_a_deadline_travels_with_the_message(rr, nodes, where):
+    """Of the run: a function with all the time in the world is stopped by it, wherever it lives."""
+    functions = {"a": "echo", "u": {"module": "bad", "env": {"CASE": "loop"}, "deadline": "none"}}
+    if where == "node":
+        functions["u"]["node"] = "b"
+    if where == "process":
+        functions["u"]["isolation"] = "process"
+    at = {"b": f"127.0.0.1:{free_port()}"}
+    path = flow(rr, functions, [edge("input", "a"), edge("a", "u")], "u", nodes=at, deadline="1s")
+    if where == "node":
+        nodes(rr, path, "b")
+    begin = time.monotonic()
+    r = rr("run", path, *NET, stdin=b"x")
+    assert r.status == 72 and "function 'u'" in r.err and "deadline" in r.err, r
+    assert 0.9 < time.monotonic() - begin < 8 * SLOW

@@ -15,6 +15,8 @@ GOOD = {
     "pool": {"ceiling": "1GiB", "scrub": "always"},
     "isolation": "worker",
     "dead_letters": "letters",
+    "nodes": {"gpu": {"address": "10.0.0.2:7400", "identity": "spiffe://x/gpu"}},
+    "deadline": "30s",
     "limits": {
         "queue_messages": 64,
         "queue_bytes": "1GiB",

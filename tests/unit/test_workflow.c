@@ -12,6 +12,12 @@
 
 #define HEAD "version: 1\nfunctions:\n  a: {module: a.wasm}\n  b: {module: b.wasm}\nedges:\n"
 #define IN "  - {from: input, to: a}\n"
+#define NODES(entry)                                                                               \
+    "version: 1\nnodes: {" entry "}\nfunctions: {a: {module: x}}\nedges: [{from: input, to: a}]\n" \
+    "result: a\n"
+#define PLACED(keys)                                                                 \
+    "version: 1\nnodes: {b: {address: \"a:1\"}}\nfunctions:\n  a: {module: x, " keys \
+    "}\nedges: [{from: input, to: a}]\nresult: a\n"
 #define LIMITS(entry)                                                 \
     "version: 1\nlimits: {" entry                                     \
     "}\nfunctions: {a: {module: x}}\nedges: [{from: input, to: a}]\n" \
@@ -113,6 +119,21 @@ static const struct {
     {LIMITS("queue_bytes: 1025GiB"), 2, "queue_bytes", "choose a size"},
     {LIMITS("domain_messages: 0"), 2, "domain_messages cannot be '0'", "from 1 to 16777216"},
     {LIMITS("domain_messages: 16777217"), 2, "domain_messages", "from 1 to 16777216"},
+    {NODES("b: {}"), 2, "node 'b' has no address", "address"},
+    {NODES("b: {address: nowhere}"), 2, "'nowhere' is not an address", "HOST:PORT"},
+    {NODES("b: {address: \":1\"}"), 2, "not an address", "HOST:PORT"},
+    {NODES("b: {address: \"a:0\"}"), 2, "not an address", "HOST:PORT"},
+    {NODES("b: {address: \"a:65536\"}"), 2, "not an address", "HOST:PORT"},
+    {NODES("b: {address: \"a:1x\"}"), 2, "not an address", "HOST:PORT"},
+    {NODES("b: {address: \"::1:80\"}"), 2, "not an address", "IPv6"},
+    {NODES("b: {address: \"unix:relative\"}"), 2, "not an address", "unix:/PATH"},
+    {NODES("b: {adress: \"a:1\"}"), 2, "adress", "address"},
+    {NODES("3: {address: \"a:1\"}"), 2, "name of a node", ""},
+    {PLACED("node: c"), 4, "there is no node 'c'", ""},
+    {PLACED("node: b, isolation: process"), 4, "cannot have `isolation: process`", "node"},
+    {PLACED("node: b, allow: []"), 4, "1 to 64 identities", ""},
+    {PLACED("node: b, allow: x"), 4, "allow", ""},
+    {PLACED("node: {}"), 4, "node", ""},
     {LIMITS("domain_bytes: 4"), 2, "domain_bytes", "unit"},
     {LIMITS("domain_bytes: 1023KiB"), 2, "domain_bytes", "1 MiB"},
     {TWO("process") IN "  - {from: a, to: b, delivery: once}\nresult: b\n", 6, "'once'",
