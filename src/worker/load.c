@@ -147,6 +147,12 @@ static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
     struct rr_error why = {0};
     int r;
 
+    if (w->share) {
+        f->module = w->share->fns[n].module;
+        f->tier = w->share->fns[n].tier;
+        memcpy(f->why, w->share->fns[n].why, sizeof(f->why));
+        return 0;
+    }
     for (size_t k = 0; k < n; k++)
         if (strcmp(w->fns[k].spec->module, f->spec->module) == 0) {
             f->module = w->fns[k].module;
@@ -200,19 +206,41 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
     return r;
 }
 
-int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
-                  struct rr_worker **ret, struct rr_error *err)
+/* What all workers of a workflow share. */
+static int make_common(struct rr_worker *w, const struct rr_worker_options *options,
+                       struct rr_error *err)
 {
     struct rr_engine_options engine = {.no_cache = options->no_cache};
     struct rr_arena_options arena = options->arena;
+    int r;
+
+    if (w->share) {
+        w->arena = w->share->arena;
+        w->engine = w->share->engine;
+        return 0;
+    }
+    if (w->wf->pool_bytes)
+        arena.ceiling_bytes = w->wf->pool_bytes;
+    if (w->wf->scrub_always)
+        arena.scrub = RR_SCRUB_ALWAYS;
+    r = rr_arena_new(&arena, &w->arena, err);
+    if (r == 0)
+        r = rr_engine_new(&engine, &w->engine, err);
+    return r ? r : rr_abi_define(w->engine, err);
+}
+
+int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
+                  struct rr_worker **ret, struct rr_error *err)
+{
     struct rr_worker *w = calloc(1, sizeof(*w));
     int r;
 
     if (!w)
         return no_memory(err);
     w->wf = wf;
+    w->share = options->share;
     w->observer = options->observer;
-    w->nonce = rr_id_mix(rr_now_ns(), (uint64_t)getpid());
+    w->nonce = rr_id_mix(rr_id_mix(rr_now_ns(), (uint64_t)getpid()), (uint64_t)(uintptr_t)w);
     w->spin_ns = options->spin_ns == 0            ? RR_SPIN_ADAPTIVE_NS
                  : options->spin_ns == UINT64_MAX ? 0
                                                   : options->spin_ns;
@@ -222,16 +250,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     r = w->fns ? 0 : no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)
         w->fns[n].spec = &wf->functions[n];
-    if (wf->pool_bytes)
-        arena.ceiling_bytes = wf->pool_bytes;
-    if (wf->scrub_always)
-        arena.scrub = RR_SCRUB_ALWAYS;
     if (r == 0)
-        r = rr_arena_new(&arena, &w->arena, err);
-    if (r == 0)
-        r = rr_engine_new(&engine, &w->engine, err);
-    if (r == 0)
-        r = rr_abi_define(w->engine, err);
+        r = make_common(w, options, err);
     if (r == 0)
         r = load_all(w, err);
     if (r) {
@@ -245,7 +265,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
 static void free_fn(struct rr_worker *w, size_t n)
 {
     struct fn *f = &w->fns[n];
-    bool shared = false;
+    bool shared = w->share != NULL;
 
     for (size_t k = 0; k < n; k++)
         shared = shared || w->fns[k].module == f->module;
@@ -285,8 +305,10 @@ void rr_worker_free(struct rr_worker *w)
         free_fn(w, n - 1);
     free(w->fns);
     free(w->input.edges);
-    rr_engine_free(w->engine);
-    rr_arena_free(w->arena);
+    if (!w->share) {
+        rr_engine_free(w->engine);
+        rr_arena_free(w->arena);
+    }
     free(w);
 }
 

@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "worker/internal.h"
 #include "worker/remote.h"
+#include "worker/serve.h"
 
 #define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
 
@@ -379,13 +380,16 @@ static int read_input(struct rr_worker *w, int fd, struct message *m, struct rr_
     return r;
 }
 
-static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
+/* @m: moved; NULL: it is to be read from @fd. */
+static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
-    struct message *m = rr_message_new();
-    int r = m ? 0 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    int r = 0;
 
-    if (r == 0)
-        r = read_input(w, fd, m, err);
+    if (!m) {
+        m = rr_message_new();
+        r = m ? read_input(w, fd, m, err)
+              : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
     if (r == 0) {
         m->sent_ns = rr_now_ns();
         m->id = rr_id_mix(w->nonce, ++w->n_runs);
@@ -446,7 +450,7 @@ int rr_run_ready(struct rr_worker *w, struct rr_error *err)
         if (w->wf->edges[inputs[0]->edge].is_call)
             r = serve_call(w, fn, inputs, err);
         else
-            r = rr_function_run(w, fn, inputs, -1, 0, &status, NULL, err);
+            r = rr_function_run(w, fn, inputs, -1, w->deadline_ns, &status, NULL, err);
         free(inputs);
         if (r)
             return r;
@@ -493,24 +497,17 @@ static int check_complete(struct rr_worker *w, struct rr_error *err)
     return rr_error_set(err, RR_E_GUEST, hint, "%s", text);
 }
 
-static bool any_isolated(const struct rr_workflow *wf)
+static int run_all(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
-    for (size_t n = 0; n < wf->n_functions; n++)
-        if (wf->functions[n].isolated)
-            return true;
-    return false;
-}
-
-static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
-{
-    int r = any_isolated(w->wf) ? rr_processes_start(w, err) : 0;
+    int r = rr_worker_start(w, err);
 
     if (r == 0 && w->remote) {
         w->remote->active = true;
         w->remote->n_deaths_before = w->remote->n_deaths;
     }
     if (r == 0)
-        r = send_input(w, fd, err);
+        r = send_input(w, fd, rr_take(m), err);
+    rr_message_free(m);
     if (r == 0)
         r = rr_run_ready(w, err);
     while (r == 0 && w->remote) {
@@ -522,7 +519,7 @@ static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
     return r ? r : check_complete(w, err);
 }
 
-int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
+static int run_one(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
     struct rr_error spare;
     int r;
@@ -531,16 +528,35 @@ int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_
     rr_worker_release(w);
     w->named = false;
     w->depth = 0;
-    r = run_all(w, fd, err);
+    r = run_all(w, fd, m, err);
     rr_queue_drain(w);
     if (w->remote)
         rr_processes_end_run(w->remote);
-    if (r) {
+    if (r)
         rr_worker_release(w);
-        return r;
-    }
-    *ret = (struct rr_result){rr_message_data(w->result), w->result->len};
-    return 0;
+    return r;
+}
+
+int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
+{
+    int r = run_one(w, fd, NULL, err);
+
+    if (r == 0)
+        *ret = (struct rr_result){rr_message_data(w->result), w->result->len};
+    return r;
+}
+
+int rr_worker_run_message(struct rr_worker *w, struct message *m, uint64_t deadline_ns,
+                          struct message **ret, struct rr_error *err)
+{
+    int r;
+
+    w->deadline_ns = deadline_ns;
+    r = run_one(w, -1, m, err);
+    w->deadline_ns = 0;
+    if (r == 0)
+        *ret = rr_take(w->result);
+    return r;
 }
 
 void rr_worker_release(struct rr_worker *w)
