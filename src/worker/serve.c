@@ -13,17 +13,17 @@ uint64_t rr_worker_input_max(const struct rr_worker *w)
     return w->input.max_bytes;
 }
 
-bool rr_worker_isolates(const struct rr_worker *w)
+bool rr_workflow_isolates(const struct rr_workflow *wf)
 {
-    for (size_t n = 0; n < w->wf->n_functions; n++)
-        if (w->wf->functions[n].isolated)
+    for (size_t n = 0; n < wf->n_functions; n++)
+        if (wf->functions[n].isolated)
             return true;
     return false;
 }
 
 int rr_worker_start(struct rr_worker *w, struct rr_error *err)
 {
-    return rr_worker_isolates(w) ? rr_processes_start(w, err) : 0;
+    return rr_workflow_isolates(w->wf) ? rr_processes_start(w, err) : 0;
 }
 
 static int no_memory(struct rr_error *err)
@@ -87,6 +87,21 @@ void rr_inbound_end(struct message *m, uint64_t len, uint8_t *meta, size_t meta_
     free(m->meta);
     m->meta = meta;
     m->meta_len = meta_len;
+}
+
+int64_t rr_outbound_own(struct rr_worker *w, struct message **m, struct rr_error *err)
+{
+    int64_t copied = 0;
+
+    if ((*m)->region) {
+        if (rr_message_regather(w->arena, *m, RR_ANON, err)) {
+            rr_message_free(rr_take(*m));
+            return -1;
+        }
+        copied = (int64_t)(*m)->len;
+    }
+    rr_debt_unref(rr_take((*m)->debt)); /* it is safe here */
+    return copied;
 }
 
 void rr_outbound_detach(struct message *m)

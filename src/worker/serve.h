@@ -16,9 +16,9 @@ struct message;
 /* The longest input that the workflow takes. */
 uint64_t rr_worker_input_max(const struct rr_worker *w);
 /* Start the processes of isolated functions now, not at the first run. Return: 0 or an error;
- * rr_worker_isolates() tells whether there are any. */
+ * rr_workflow_isolates() tells whether there are any. */
 int rr_worker_start(struct rr_worker *w, struct rr_error *err);
-bool rr_worker_isolates(const struct rr_worker *w);
+bool rr_workflow_isolates(const struct rr_workflow *wf);
 
 /**
  * rr_inbound_new() - room for an input
@@ -46,13 +46,16 @@ void rr_inbound_end(struct message *m, uint64_t len, uint8_t *meta, size_t meta_
  * @deadline_ns:  on rr_now_ns()'s clock, for every function that runs; 0: only their own
  * @ret:          out, owned: rr_message_free(); the result with the metadata that it was sent with
  *
- * As rr_worker_run(). If rr_worker_isolates(), free the result on this thread and before the next
- * run; else anywhere, after rr_outbound_detach().
+ * As rr_worker_run(). Free the result on this thread and before the next run, or after
+ * rr_outbound_own() if functions are isolated, or else anywhere after rr_outbound_detach().
  */
 int rr_worker_run_message(struct rr_worker *w, struct message *m, uint64_t deadline_ns,
                           struct message **ret, struct rr_error *err);
 /* It goes to another thread: nothing of this worker's is touched when it is freed. */
 void rr_outbound_detach(struct message *m);
+/* A result that another process lent becomes our own, and may then be freed anywhere. Return: bytes
+ * copied for it; -1: there was no memory, and *@m is freed and NULL. */
+int64_t rr_outbound_own(struct rr_worker *w, struct message **m, struct rr_error *err);
 const uint8_t *rr_outbound_data(const struct message *m, uint64_t *ret_len);
 const uint8_t *rr_outbound_meta(const struct message *m, size_t *ret_len);
 void rr_message_free(struct message *m);
