@@ -15,6 +15,7 @@
 #define LINGER_NS 2000000000u
 #define GRACE_NS 5000000000u /* before the rate of a body or reply is looked at */
 #define FIRST_CHUNKS 16384u  /* room for a body of unknown length */
+#define FRAMING_BYTES 64u    /* read at a time between chunks: what follows is copied */
 
 enum step { STEP_WAIT, STEP_ON, STEP_RUN, STEP_FREED };
 
@@ -355,6 +356,8 @@ static ssize_t receive_payload(struct conn *c, uint8_t *to, uint64_t wanted)
 
     if (iov[0].iov_len == wanted && have_buffer(c)) {
         iov[1] = buffer_room(c);
+        if (c->body_known == UINT64_MAX)
+            iov[1].iov_len = rr_min(iov[1].iov_len, FRAMING_BYTES);
         parts = 2;
     }
     n = receive(c, iov, parts);
@@ -459,6 +462,7 @@ static enum step take_framing(struct conn *c)
         if (!have_buffer(c))
             return freed(c);
         iov = buffer_room(c);
+        iov.iov_len = rr_min(iov.iov_len, FRAMING_BYTES);
         n = receive(c, &iov, 1);
         if (n < 0 || (n == 0 && c->ended))
             return freed(c);

@@ -313,9 +313,9 @@ int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *er
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, &before); /* before there are threads that would take them */
     r = init(&gw, err);
     gw.bound = r == 0;
-    sigprocmask(SIG_BLOCK, &set, &before);
     signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (r == 0 && signal_fd < 0)
         r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no signalfd: %s",
