@@ -54,7 +54,7 @@ class Server:
             return read_all(s)
 
     def ask(self, path="/", body=None, method=None, headers=None, port=None):
-        c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=60 * SLOW)
+        c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=20 * SLOW)
         c.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
         r = c.getresponse()
         r.body = r.read()
@@ -98,7 +98,7 @@ def serve(rr, tmp_path):
     def start(*args, listen="127.0.0.1:0", shell=None, **kw):
         command = [BIN, "serve", *map(str, args), *(["--listen", listen] if listen else [])]
         process = subprocess.Popen(
-            ["sh", "-c", shell, BIN, *map(str, args)] if shell else command,
+            ["bash", "-c", shell, BIN, *map(str, args)] if shell else command,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env=rr.env,
@@ -106,7 +106,7 @@ def serve(rr, tmp_path):
         )
         server = Server(process)
         try:
-            assert server.ready.wait(60 * SLOW)
+            assert server.ready.wait(60 * SLOW) and process.poll() is None, server.lines
             yield server
         finally:
             if process.poll() is None:
@@ -419,7 +419,7 @@ def test_many_clients_at_once(serve, flow):
         wrong = []
 
         def client(k):
-            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=60 * SLOW)
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * SLOW)
             for n in range(40):
                 body = bytes([k]) * (1 << (n % 20))
                 c.request("POST", "/echo", body)
