@@ -67,6 +67,7 @@ static const struct number number_options[] = {
     {"deadline", times, 86400000000000ull, AT(deadline_ns), true},
     {"drain", times, 86400000000000ull, AT(drain_ns), true},
     {"idle", times, 86400000000000ull, AT(idle_ns), true},
+    {"duplicates", times, 86400000000000ull, AT(duplicates_ns), true},
     {"header-time", times, 3600000000000ull, AT(header_ns), true},
     {"min-rate", sizes, 1ull << 40, AT(min_rate_bytes), true},
 };
@@ -250,6 +251,9 @@ const struct cli_command cli_serve = {
         "      --deadline TIME  for a request, once it has been read (60s)\n"
         "      --concurrency N  workflows that run at once (4 per core, at least 8)\n"
         "      --queue N        requests that wait, per workflow; more get 503 (1024)\n"
+        "      --duplicates TIME\n"
+        "                       CloudEvents with source and id of one that was handled before,\n"
+        "                       up to so long ago, are answered with 202 and not handled again\n"
         "      --max-body SIZE  (64MiB); the `max` of the input's edge holds, too\n"
         "      --max-memory SIZE\n"
         "                       of all bodies of requests together (a quarter of the memory)\n"

@@ -76,7 +76,9 @@ static void end_request(struct conn *c)
     rr_message_free(rr_take(c->job.in));
     rr_message_free(rr_take(c->job.out));
     free(rr_take(c->job.err));
-    free(rr_take(c->meta));
+    free(rr_take(c->meta.data));
+    rr_event_end(c->loop->gw->events, c->event, false);
+    c->event = 0;
     free(rr_take(c->head));
     give_budget_back(c);
     if (c->app)
@@ -240,7 +242,6 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
 static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
 {
     struct generation *g;
-    struct meta m = {0};
     int status;
 
     c->begin_ns = rr_now_ns();
@@ -262,9 +263,8 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
         rr_reply_problem(c, 404, "no workflow answers here");
         return STEP_ON;
     }
-    status = rr_meta_of_request(c, rq, &m);
-    c->meta = m.data;
-    c->meta_len = m.len;
+    c->meta = (struct meta){0};
+    status = rr_meta_of_request(c, rq, &c->meta);
     if (status)
         return refuse(c, status);
     return begin_body(c, rq);
@@ -312,12 +312,49 @@ static void count_copied(struct conn *c, uint64_t n)
     count(&c->app->seats[c->loop->runner->id].stats.copied_in_bytes, n);
 }
 
+static enum step reject(struct conn *c, int status, const char *what)
+{
+    rr_reply_problem(c, status, "%s", what); /* the body was read, the connection can go on */
+    return STEP_ON;
+}
+
+/* STEP_RUN: to be handled. */
+static enum step begin_event(struct conn *c)
+{
+    uint64_t cap;
+    int status = 0;
+
+    if (c->structured)
+        status = rr_event_unpack(&c->meta, rr_inbound_room(c->body, &cap), &c->body_len);
+    if (status == 413)
+        return reject(c, 413,
+                      "events in structured mode have at most 1 MiB; send larger ones in "
+                      "binary mode");
+    if (status)
+        return reject(c, status, "this is no CloudEvent 1.0");
+    if (c->structured)
+        count_copied(c, c->body_len);
+    switch (rr_event_begin(c->loop->gw->events, c->app->route->path, &c->meta, &c->event)) {
+    case RR_EVENT_PENDING:
+        return reject(c, 409, "this event is being handled");
+    case RR_EVENT_DONE:
+        rr_reply_empty(c, 202);
+        return STEP_ON;
+    case RR_EVENT_NEW:
+        break;
+    }
+    return STEP_RUN;
+}
+
 static enum step end_body(struct conn *c)
 {
     struct gateway *gw = c->loop->gw;
     struct job *job = &c->job;
+    enum step step = begin_event(c);
 
-    rr_inbound_end(c->body, c->body_len, rr_take(c->meta), c->meta_len);
+    if (step != STEP_RUN)
+        return step;
+    rr_inbound_end(c->body, c->body_len, rr_take(c->meta.data), c->meta.len);
     *job = (struct job){.loop = c->loop, .app = c->app, .in = rr_take(c->body)};
     job->begin_ns = rr_now_ns();
     job->deadline_ns = gw->o.deadline_ns ? job->begin_ns + gw->o.deadline_ns : 0;
@@ -617,6 +654,10 @@ void rr_conn_done(struct job *job)
     } else {
         c->reply = rr_take(job->out);
         rr_reply_message(c);
+        if (c->status < 400) { /* else its sender may send it again */
+            rr_event_end(c->loop->gw->events, c->event, true);
+            c->event = 0;
+        }
     }
     rr_loop_ready(c);
 }

@@ -97,6 +97,8 @@ static int init(struct gateway *gw, struct rr_error *err)
         r = rr_loop_init(gw, &gw->loops[n], n, err);
     if (r)
         return r;
+    if (gw->o.duplicates_ns && !(gw->events = rr_events_new(gw->o.duplicates_ns)))
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     raise_files();
     gw->watch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     gw->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -249,7 +251,7 @@ static void drain(struct gateway *gw, int signal_fd)
     kick_all(gw);
     do
         r = watch(gw, signal_fd, until);
-    while (r == SIGHUP);
+    while (r == SIGHUP || r == SIGTERM); /* but a second Ctrl-C means now */
     if (r == 0)
         return;
     rr_log(0, "requests are interrupted");
@@ -269,6 +271,7 @@ static void stop(struct gateway *gw)
     for (unsigned int n = 0; gw->loops && n < gw->n_loops; n++)
         rr_loop_deinit(&gw->loops[n]);
     rr_generation_unref(gw->generation);
+    rr_message_thread_end();
     for (size_t n = 0; n < gw->o.n_listen; n++)
         if (strncmp(gw->o.listen[n], "unix:", 5) == 0 && gw->bound)
             unlink(gw->o.listen[n] + 5);
@@ -278,6 +281,7 @@ static void stop(struct gateway *gw)
         close(gw->watch_fd);
     if (gw->spare_fd > 0)
         close(gw->spare_fd);
+    rr_events_free(gw->events);
     free(gw->threads);
     free(gw->loops);
     rr_pool_deinit(&gw->pool);

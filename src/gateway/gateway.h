@@ -32,6 +32,7 @@ struct rr_gateway_options {
     uint64_t drain_ns;             /* for what runs, after SIGTERM; 30 s */
     uint64_t idle_ns;              /* between requests; 60 s */
     uint64_t header_ns;            /* from a head's first byte to its last; 10 s */
+    uint64_t duplicates_ns;        /* how long events are remembered; 0: not at all */
     uint64_t min_rate_bytes;       /* per second, of bodies and replies, after 5 s; 1024 */
     unsigned int max_header_bytes; /* 16 KiB */
     unsigned int max_connections;  /* 4096 */

@@ -8,6 +8,7 @@
  *   reply.c   what is answered
  *   meta.c    metadata of requests and replies
  *   pool.c    threads that run workflows
+ *   event.c   CloudEvents
  *   app.c     workflows, and their reload
  *   stats.c   figures
  *
@@ -185,11 +186,19 @@ struct gateway {
     atomic_bool parked; /* the watch sleeps */
     int watch_fd;
     int log_fd;
-    bool bound;   /* its sockets are ours, and their files */
+    struct rr_events *events; /* NULL: all are taken for new */
+    bool bound;               /* its sockets are ours, and their files */
     int spare_fd; /* closed to accept and refuse a connection when there are no others */
     counter n_refused, n_accepted, n_reloads, n_bad_reloads;
     _Atomic uint64_t n_lost_lines;
     uint64_t started_ns;
+};
+
+/* Metadata being written. */
+struct meta {
+    uint8_t *data; /* owned */
+    size_t len, cap;
+    bool failed;
 };
 
 enum conn_state { CONN_HEAD, CONN_BODY, CONN_WAIT, CONN_WRITE, CONN_LINGER };
@@ -212,8 +221,9 @@ struct conn {
     uint64_t body_len, body_known; /* UINT64_MAX: chunked */
     uint64_t budget_bytes;         /* counted in gw->memory_bytes */
     struct rr_chunks chunks;
-    uint8_t *meta; /* owned: of the request */
-    size_t meta_len;
+    struct meta meta;             /* of the request */
+    bool structured;              /* a CloudEvent in JSON */
+    uint32_t event;               /* rr_event_end() */
     uint64_t since_ns;            /* the state began */
     uint64_t moved;               /* bytes, in this state */
     uint64_t mark_ns, mark_moved; /* when its speed was last looked at */
@@ -253,6 +263,7 @@ void rr_conn_close(struct conn *c);
 
 /* reply.c */
 void rr_reply_message(struct conn *c);
+void rr_reply_empty(struct conn *c, int status);
 void rr_reply_error(struct conn *c, const struct rr_error *err);
 __attribute__((format(printf, 3, 4))) void rr_reply_problem(struct conn *c, int status,
                                                             const char *fmt, ...);
@@ -264,11 +275,6 @@ void rr_log_flush(struct loop *loop);
 int rr_status_of(enum rr_code code);
 
 /* meta.c */
-struct meta {
-    uint8_t *data; /* owned */
-    size_t len, cap;
-    bool failed;
-};
 void rr_meta_put(struct meta *m, const char *prefix, struct rr_text key, struct rr_text value);
 /* Walk over entries; *@at from 0. False at the end. */
 bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *key,
@@ -276,6 +282,22 @@ bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *k
 bool rr_meta_find(const uint8_t *meta, size_t len, const char *key, struct rr_text *ret);
 /* 0, or the status to refuse it with. */
 int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct meta *m);
+
+/* event.c */
+struct rr_events; /* those that were handled, so that they are not again */
+enum rr_event_seen { RR_EVENT_NEW, RR_EVENT_PENDING, RR_EVENT_DONE };
+struct rr_events *rr_events_new(uint64_t window_ns);
+void rr_events_free(struct rr_events *e);
+bool rr_event_structured(struct rr_text content_type);
+/* An attribute as metadata; false: it is an ordinary header. */
+bool rr_event_header(struct meta *m, struct rr_text name, struct rr_text value);
+int rr_event_check(const struct meta *m);
+/* Structured mode: attributes into @m, and only the data stays in @payload. 0 or a status. */
+int rr_event_unpack(struct meta *m, uint8_t *payload, uint64_t *len);
+/* @ret: to be ended, if it is new; 0: it is no event, or all are taken for new. */
+enum rr_event_seen rr_event_begin(struct rr_events *e, const char *path, const struct meta *m,
+                                  uint32_t *ret);
+void rr_event_end(struct rr_events *e, uint32_t event, bool done);
 
 /* pool.c */
 void rr_pool_init(struct pool *pool, unsigned int max_running);

@@ -50,6 +50,7 @@ void rr_loop_deinit(struct loop *loop)
         rr_conn_close(loop->conns);
     rr_listen_close(loop);
     rr_log_flush(loop);
+    free(loop->listeners);
     free(loop->spare);
     free(loop->log);
     if (loop->epoll_fd >= 0)

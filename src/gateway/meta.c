@@ -205,14 +205,20 @@ int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct 
     rr_meta_put(m, "", text_of("http-path"), rq->path);
     if (rq->query.at)
         rr_meta_put(m, "", text_of("http-query"), rq->query);
-    if (type)
+    c->structured = type && rr_event_structured(*type);
+    if (type && !c->structured)
         rr_meta_put(m, "", text_of("content-type"), *type);
     rr_meta_put(m, "", text_of("traceparent"), (struct rr_text){c->trace, 55});
     state = rr_http_header(rq, "tracestate");
     if (state)
         rr_meta_put(m, "", text_of("tracestate"), *state);
     for (size_t n = 0; n < rq->n_headers; n++)
-        if (!is_hop(rq->headers[n].name))
+        if (!is_hop(rq->headers[n].name) &&
+            (c->structured || !rr_event_header(m, rq->headers[n].name, rq->headers[n].value)))
             put_header(m, rq, n);
-    return m->failed ? 431 : 0;
+    if (m->failed)
+        return 431;
+    if (!c->structured && rr_event_check(m) < 0)
+        return 400;
+    return type && rr_text_has(*type, "application/cloudevents-batch+json") ? 415 : 0;
 }

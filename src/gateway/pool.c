@@ -180,6 +180,7 @@ void *rr_pool_main(void *thread)
         }
     }
     pthread_mutex_unlock(&pool->lock);
+    rr_message_thread_end();
     return NULL;
 }
 

@@ -127,6 +127,11 @@ static void reply_text(struct conn *c, int status, const char *type, const char 
         add_text(c, body, len);
 }
 
+void rr_reply_empty(struct conn *c, int status)
+{
+    reply_text(c, status, "text/plain", "", 0);
+}
+
 void rr_reply_problem(struct conn *c, int status, const char *fmt, ...)
 {
     char detail[200], body[400];

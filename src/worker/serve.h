@@ -59,5 +59,7 @@ int64_t rr_outbound_own(struct rr_worker *w, struct message **m, struct rr_error
 const uint8_t *rr_outbound_data(const struct message *m, uint64_t *ret_len);
 const uint8_t *rr_outbound_meta(const struct message *m, size_t *ret_len);
 void rr_message_free(struct message *m);
+/* This thread has no more to do with messages: what it keeps for further ones is freed. */
+void rr_message_thread_end(void);
 
 #endif

@@ -436,6 +436,109 @@ def test_many_clients_at_once(serve, flow):
         assert s.metric("live_bytes") == 0 and s.metric("body_bytes") == 0
 
 
+# --- CloudEvents ------------------------------------------------------------------------------
+
+
+EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
+JSON_EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+
+
+def seen_by(reply):
+    return dict(line.split("=", 1) for line in reply.body.decode().splitlines())
+
+
+def structured(s, event, path="/meta"):
+    text = event if isinstance(event, (str, bytes)) else json.dumps(event)
+    return s.ask(
+        path, text, headers={"Content-Type": "application/cloudevents+json; charset=utf-8"}
+    )
+
+
+def test_events_in_binary_mode(serve, flow):
+    with serve(flow()) as s:
+        r = s.ask("/meta", b"hi", headers={**EVENT, "Ce-Subject": "%E2%82%AC 1%", "ce-num": "7"})
+        seen = seen_by(r)
+        assert seen["ce-id"] == "1" and seen["ce-source"] == "/s" and seen["ce-type"] == "t"
+        assert seen["ce-subject"] == "€ 1%" and seen["ce-num"] == "7" and seen["body"] == "hi"
+        for missing in ("ce-id", "ce-source", "ce-type"):
+            headers = {k: v for k, v in EVENT.items() if k != missing}
+            assert s.ask("/meta", b"", headers=headers).status == 400
+        assert s.ask("/meta", b"", headers={**EVENT, "ce-specversion": "0.3"}).status == 400
+        batch = {"Content-Type": "application/cloudevents-batch+json"}
+        assert s.ask("/meta", b"[]", headers=batch).status == 415
+
+
+@pytest.mark.parametrize(
+    "extra, type, body",
+    [
+        ({}, "application/json", ""),
+        ({"data": {"a": [1, {"data": "}"}]}}, "application/json", '{"a": [1, {"data": "}"}]}'),
+        ({"data": 12345678901234567890123}, "application/json", "12345678901234567890123"),
+        ({"data": 'q"\\'}, "application/json", '"q\\"\\\\"'),
+        ({"data": "text", "datacontenttype": "text/plain"}, "text/plain", "text"),
+        ({"data_base64": "aGk=", "datacontenttype": "x/y"}, "x/y", "hi"),
+        ({"data_base64": "aGkh", "datacontenttype": "x/y"}, "x/y", "hi!"),
+        ({"data": None, "subject": None}, "application/json", "null"),
+    ],
+)
+def test_events_in_structured_mode(serve, flow, extra, type, body):
+    with serve(flow()) as s:
+        seen = seen_by(structured(s, {**JSON_EVENT, "num": 7, **extra}))
+        assert seen["ce-id"] == "1" and seen["ce-num"] == "7" and seen["ce-type"] == "t"
+        assert seen["content-type"] == type and seen["body"] == body
+
+
+def test_events_that_are_none(serve, flow):
+    with serve(flow()) as s:
+        for bad in [
+            "",
+            "{",
+            "[]",
+            "{}",
+            json.dumps(JSON_EVENT) + "x",
+            json.dumps({**JSON_EVENT, "specversion": "2.0"}),
+            json.dumps({**JSON_EVENT, "id": ""}),
+            json.dumps({**JSON_EVENT, "Bad": "1"}),
+            json.dumps({**JSON_EVENT, "a": {}}),
+            json.dumps({**JSON_EVENT, "data": 1, "data_base64": "aGk="}),
+            json.dumps({**JSON_EVENT, "data_base64": "a"}),
+            json.dumps({**JSON_EVENT, "data_base64": 1}),
+            json.dumps(JSON_EVENT)[:-1] + ', "data": 1, "data": 2}',
+            json.dumps({**JSON_EVENT, "data": [[]]}).replace("[[]]", "[" * 100 + "]" * 100),
+            json.dumps(JSON_EVENT).encode().replace(b'"t"', b'"\xff"'),
+        ]:
+            assert structured(s, bad).status == 400, bad
+        assert structured(s, {**JSON_EVENT, "data": "x" * MIB}).status == 413
+        assert structured(s, JSON_EVENT).status == 200
+
+
+def test_duplicates(serve, flow):
+    with serve(flow(), "--duplicates", "1500ms") as s:
+        assert s.ask("/echo", b"x", headers=EVENT).body == b"x"
+        r = s.ask("/echo", b"x", headers=EVENT)
+        assert (r.status, r.body) == (202, b"")
+        assert structured(s, JSON_EVENT).status == 202
+        for other in ({"ce-id": "2"}, {"ce-source": "/t"}):
+            assert s.ask("/echo", b"x", headers={**EVENT, **other}).status == 200
+        failing = {**EVENT, "ce-id": "3"}
+        assert s.ask("/trap", b"x", headers=failing).status == 502
+        assert s.ask("/status/503", b"x", headers=failing).status == 503
+        assert s.ask("/echo", b"x", headers=failing).status == 200
+        assert s.ask("/echo", b"x", headers=failing).status == 202
+        with s.connect() as c:
+            c.sendall(
+                b"POST /sleep?900 HTTP/1.1\r\n" + HOST + b"ce-specversion: 1.0\r\nce-id: 4\r\n"
+                b"ce-source: /s\r\nce-type: t\r\n\r\n"
+            )
+            time.sleep(0.3)
+            assert s.ask("/echo", b"x", headers={**EVENT, "ce-id": "4"}).status == 409
+            assert c.recv(4096).endswith(b"slept")
+        time.sleep(1.6)
+        assert s.ask("/echo", b"x", headers=EVENT).status == 200
+    with serve(flow()) as s:
+        assert [s.ask("/echo", b"x", headers=EVENT).status for _ in range(2)] == [200, 200]
+
+
 # --- life -------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the path says: /echo the body; /meta the metadata that it was given, a line each; /status/NNN;
- * /header?NAME=VALUE; /trap; /loop; /sleep?MS; /big?BYTES; /none sends nothing.
+ * What the path says: /echo the body; /meta the metadata that it was given, a line each;
+ * /status/NNN; /header?NAME=VALUE; /trap; /loop; /sleep?MS; /big?BYTES; /none sends nothing.
  */
 #include <roadrunner.h>
 #include <time.h>
@@ -15,18 +15,21 @@ static void *say(const char *text)
     return out;
 }
 
-static int meta(const void *in)
+static int meta(const struct rr_message *in)
 {
-    static const char *const keys[] = {"http-method", "http-path",   "http-query",
-                                       "content-type", "traceparent", "http-header:x-a",
-                                       "http-header:host"};
+    static const char *const keys[] = {"http-method",      "http-path",   "http-query",
+                                       "content-type",     "traceparent", "http-header:x-a",
+                                       "http-header:host", "ce-id",       "ce-source",
+                                       "ce-type",          "ce-subject",  "ce-num"};
     static char text[4096];
     char value[512];
     for (size_t n = 0; n < sizeof(keys) / sizeof(keys[0]); n++) {
-        if (rr_meta_get(in, keys[n], value, sizeof(value)) < 0)
+        if (rr_meta_get(in->data, keys[n], value, sizeof(value)) < 0)
             strcpy(value, "-");
         snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s=%s\n", keys[n], value);
     }
+    snprintf(text + strlen(text), sizeof(text) - strlen(text), "body=%.*s", (int)in->len,
+             (const char *)in->data);
     char *out = say(text);
     rr_set_content_type(out, "text/plain");
     return rr_return(out, strlen(text));
@@ -73,7 +76,7 @@ int rr_handle(void)
         return rr_return(out, 6);
     }
     if (strcmp(last, "/meta") == 0)
-        return meta(in.data);
+        return meta(&in);
     if (strcmp(last, "/header") == 0)
         return with_header();
     if (strcmp(last, "/trap") == 0)
