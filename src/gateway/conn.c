@@ -13,6 +13,7 @@
 #define TURN_BYTES (4 * RR_MIB) /* then others have their turn */
 #define LINGER_BYTES (256u << 10)
 #define LINGER_NS 2000000000u
+#define LAST_CALL_NS 100000000u
 #define GRACE_NS 5000000000u /* before the rate of a body or reply is looked at */
 #define FIRST_CHUNKS 16384u  /* room for a body of unknown length */
 #define FRAMING_BYTES 64u    /* read at a time between chunks: what follows is copied */
@@ -683,7 +684,9 @@ void rr_conn_check(struct conn *c, uint64_t now)
         return;
     switch (c->state) {
     case CONN_HEAD:
-        if (idle && (now - c->since_ns > o->idle_ns || atomic_load(&c->loop->gw->draining)))
+        /* at the end, those that have just come may still ask */
+        if (idle &&
+            now - c->since_ns > (atomic_load(&c->loop->gw->draining) ? LAST_CALL_NS : o->idle_ns))
             rr_conn_close(c);
         else if (!idle && now - c->since_ns > o->header_ns) {
             c->begin_ns = now;

@@ -260,11 +260,30 @@ static void wake_watch(struct gateway *gw)
         return;
 }
 
+/* Connections may end here, so no event of theirs may be at hand. */
+static void scan_if_due(struct loop *loop)
+{
+    bool draining = atomic_load(&loop->gw->draining);
+    uint64_t now = rr_now_ns();
+
+    if (draining && loop->listening) {
+        for (size_t n = 0; n < loop->n_listeners; n++)
+            accept_some(loop, &loop->listeners[n]); /* who came in time */
+        rr_listen_close(loop);
+    }
+    if (draining || now >= loop->next_scan_ns)
+        scan(loop, now);
+}
+
 static void wait_for_events(struct loop *loop)
 {
-    int timeout = loop->ready_first ? 0 : loop->n_conns ? 1000 : -1;
-    uint64_t now;
+    int timeout;
 
+    scan_if_due(loop);
+    timeout = loop->ready_first                  ? 0
+              : atomic_load(&loop->gw->draining) ? 20
+              : loop->n_conns                    ? 1000
+                                                 : -1;
     if (timeout)
         rr_log_flush(loop);
     loop->next_event = 0;
@@ -277,12 +296,6 @@ static void wait_for_events(struct loop *loop)
     wake_watch(loop->gw);
     /* Those that are ready now; who becomes so meanwhile waits until others were looked at. */
     loop->n_ready_turn = N_EVENTS;
-    now = rr_now_ns();
-    if (now >= loop->next_scan_ns || atomic_load(&loop->gw->draining)) {
-        if (atomic_load(&loop->gw->draining) && loop->listening)
-            rr_listen_close(loop);
-        scan(loop, now);
-    }
 }
 
 void rr_loop_run(struct loop *loop, struct thread *t)

@@ -18,6 +18,7 @@ static int parse(const char *text)
     char *copy = malloc(len ? len : 1);
     ssize_t r;
 
+    assert_non_null(copy);
     memcpy(copy, text, len);
     r = rr_http_parse(copy, len, &seen, &parsed);
     free(copy);
@@ -186,7 +187,7 @@ static void test_connections(void **state)
 
 static void test_limits(void **state)
 {
-    char *text = malloc(200000);
+    static char text[200000];
     size_t len;
 
     (void)state;
@@ -204,7 +205,6 @@ static void test_limits(void **state)
     assert_int_equal(parse(text), -414);
     sprintf(text + len + RR_HTTP_MAX_TARGET - 1, " HTTP/1.1\r\n" HOST "\r\n");
     assert_true(parse(text) > 0);
-    free(text);
 }
 
 /* --- chunks ---------------------------------------------------------------------------------- */
