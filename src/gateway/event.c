@@ -42,24 +42,16 @@ bool rr_event_structured(struct rr_text type)
 
 /* --- binary mode ----------------------------------------------------------------------------- */
 
-static int digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 /* A header's value has what is not printable ASCII as %XX. */
 static size_t decode(struct rr_text value, char *out)
 {
     size_t len = 0;
 
     for (size_t n = 0; n < value.len; n++) {
-        int high = value.at[n] == '%' && n + 2 < value.len ? digit(value.at[n + 1]) : -1;
-        int low = high >= 0 ? digit(value.at[n + 2]) : -1;
+        int high = value.at[n] == '%' && n + 2 < value.len ? rr_hex_digit(value.at[n + 1]) : -1;
+        int low = high >= 0 ? rr_hex_digit(value.at[n + 2]) : -1;
 
-        out[len++] = low >= 0 ? (char)(high * 16 + low) : value.at[n];
+        out[len++] = low >= 0 ? (char)(unsigned char)(high * 16 + low) : value.at[n];
         n += low >= 0 ? 2 : 0;
     }
     return len;
@@ -73,7 +65,7 @@ bool rr_event_header(struct meta *m, struct rr_text name, struct rr_text value)
         (name.at[1] | 0x20) != 'e' || name.at[2] != '-' || value.len > sizeof(out))
         return false;
     for (size_t n = 3; n < name.len; n++)
-        lower[n - 3] = (char)(name.at[n] | (name.at[n] >= 'A' && name.at[n] <= 'Z' ? 0x20 : 0));
+        lower[n - 3] = rr_lower(name.at[n]);
     name = (struct rr_text){lower, name.len - 3};
     if (!name_ok(name))
         return false;

@@ -290,14 +290,14 @@ static void stop(struct gateway *gw)
 
 static int serve(struct gateway *gw, int signal_fd, struct rr_error *err)
 {
-    int r = start_threads(gw, err), number;
+    int r = start_threads(gw, err);
 
     if (r)
         return r;
     notify("READY=1");
     if (!gw->o.quiet)
         fprintf(stderr, "roadrunner: ready\n");
-    while ((number = watch(gw, signal_fd, 0)) == SIGHUP)
+    while (watch(gw, signal_fd, 0) == SIGHUP)
         reload(gw);
     drain(gw, signal_fd);
     return 0;

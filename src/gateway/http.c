@@ -40,6 +40,13 @@ bool rr_http_value_ok(const char *at, size_t len)
     return true;
 }
 
+char rr_lower(char c)
+{
+    static const char lower[] = "abcdefghijklmnopqrstuvwxyz";
+
+    return c >= 'A' && c <= 'Z' ? lower[c - 'A'] : c;
+}
+
 bool rr_text_is(struct rr_text t, const char *s)
 {
     return strlen(s) == t.len && memcmp(t.at, s, t.len) == 0;
@@ -262,17 +269,18 @@ ssize_t rr_http_parse(const char *buf, size_t len, size_t *seen, struct rr_http_
 
 /* --- chunks ---------------------------------------------------------------------------------- */
 
-static int hex(char c)
+int rr_hex_digit(char c)
 {
+    int lower = c | 0x20;
+
     if (c >= '0' && c <= '9')
         return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
 }
 
 static int feed_size(struct rr_chunks *c, char b)
 {
-    int digit = hex(b);
+    int digit = rr_hex_digit(b);
 
     if (++c->line > RR_HTTP_MAX_LINE)
         return -1;

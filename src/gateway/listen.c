@@ -61,7 +61,7 @@ static int listen_unix(struct gateway *gw, const char *path, bool admin, struct 
 
     if (strlen(path) >= sizeof(a.sun_path))
         return fail(err, path, "the path is too long");
-    strcpy(a.sun_path, path);
+    memcpy(a.sun_path, path, strlen(path) + 1);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fail(err, path, strerror(errno));
@@ -105,7 +105,7 @@ static int bind_one(const struct sockaddr *a, socklen_t len, bool shared)
 
 static void announce(struct gateway *gw, int fd)
 {
-    struct sockaddr_storage a;
+    struct sockaddr_storage a = {0};
     socklen_t len = sizeof(a);
     char host[80], port[16];
 

@@ -41,11 +41,8 @@ void rr_meta_put(struct meta *m, const char *prefix, struct rr_text key, struct 
     m->len += sizeof(sizes);
     memcpy(m->data + m->len, prefix, strlen(prefix));
     m->len += strlen(prefix);
-    for (size_t n = 0; n < key.len; n++) {
-        char c = key.at[n];
-
-        m->data[m->len++] = (uint8_t)(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
-    }
+    for (size_t n = 0; n < key.len; n++)
+        m->data[m->len++] = (uint8_t)rr_lower(key.at[n]);
     if (value.len)
         memcpy(m->data + m->len, value.at, value.len);
     m->len += value.len;
@@ -160,7 +157,7 @@ static bool same_name(struct rr_text a, struct rr_text b)
     if (a.len != b.len)
         return false;
     for (size_t n = 0; n < a.len; n++)
-        if ((a.at[n] | 0x20) != (b.at[n] | 0x20))
+        if (rr_lower(a.at[n]) != rr_lower(b.at[n]))
             return false;
     return true;
 }

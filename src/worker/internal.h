@@ -110,7 +110,8 @@ struct instance {
 
 struct rr_worker {
     const struct rr_workflow *wf;
-    const struct rr_worker *share; /* borrowed: whose arena, engine and modules these are, or NULL */
+    const struct rr_worker
+        *share; /* borrowed: whose arena, engine and modules these are, or NULL */
     struct rr_observer observer;
     struct rr_arena *arena;
     struct rr_engine *engine;
@@ -120,8 +121,8 @@ struct rr_worker {
     size_t n_queued;
     struct message *result;
     unsigned int depth;
-    bool named;       /* the error at hand names its function already */
-    uint64_t spin_ns; /* how long a process polls before it sleeps */
+    bool named;           /* the error at hand names its function already */
+    uint64_t spin_ns;     /* how long a process polls before it sleeps */
     uint64_t deadline_ns; /* of the run; 0: only those of its functions */
     uint64_t n_runs;
     uint64_t nonce;        /* makes ids of one worker's messages differ from another's */

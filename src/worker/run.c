@@ -380,12 +380,12 @@ static int read_input(struct rr_worker *w, int fd, struct message *m, struct rr_
     return r;
 }
 
-/* @m: moved; NULL: it is to be read from @fd. */
+/* @m: moved; with an @fd it is read from there. */
 static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
     int r = 0;
 
-    if (!m) {
+    if (fd >= 0) {
         m = rr_message_new();
         r = m ? read_input(w, fd, m, err)
               : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
