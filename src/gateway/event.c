@@ -51,8 +51,12 @@ static size_t decode(struct rr_text value, char *out)
         int high = value.at[n] == '%' && n + 2 < value.len ? rr_hex_digit(value.at[n + 1]) : -1;
         int low = high >= 0 ? rr_hex_digit(value.at[n + 2]) : -1;
 
-        out[len++] = low >= 0 ? (char)(unsigned char)(high * 16 + low) : value.at[n];
-        n += low >= 0 ? 2 : 0;
+        out[len] = value.at[n];
+        if (low >= 0) {
+            memcpy(&out[len], &(uint8_t){(uint8_t)(high * 16 + low)}, 1);
+            n += 2;
+        }
+        len++;
     }
     return len;
 }

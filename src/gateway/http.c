@@ -44,7 +44,9 @@ char rr_lower(char c)
 {
     static const char lower[] = "abcdefghijklmnopqrstuvwxyz";
 
-    return c >= 'A' && c <= 'Z' ? lower[c - 'A'] : c;
+    if (c >= 'A' && c <= 'Z')
+        return lower[c - 'A'];
+    return c;
 }
 
 bool rr_text_is(struct rr_text t, const char *s)
