@@ -6,7 +6,7 @@ _roadrunner() {
     local commands="run serve check explain inspect compile bench help"
     local run="-i --input -o --output --repeat --trace --json --no-cache --isolation --spin -v --verbose -q --quiet"
 
-    local serve="-l --listen -r --route --admin --access-log --deadline --concurrency --queue --duplicates --max-body --max-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
+    local serve="-l --listen -r --route --admin --access-log --tls-cert --tls-key --tls-client-ca --deadline --concurrency --queue --duplicates --max-body --max-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -14,7 +14,7 @@ _roadrunner() {
         return
     fi
     case $prev in
-    -i | --input | -o | --output | --trace | --svg | --access-log)
+    -i | --input | -o | --output | --trace | --svg | --access-log | --tls-*)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return

@@ -173,6 +173,15 @@ static int take_option(struct request *rq, int c, char *text)
         return 0;
     case 'r':
         return parse_route(rq, text);
+    case 'C':
+        rq->o.tls_cert = text;
+        return 0;
+    case 'K':
+        rq->o.tls_key = text;
+        return 0;
+    case 'T':
+        rq->o.tls_client_ca = text;
+        return 0;
     case 'A':
         rq->o.access_log = text;
         return 0;
@@ -195,20 +204,32 @@ static int take_option(struct request *rq, int c, char *text)
     }
 }
 
+#define N_WORDS 11 /* other options */
+
 static int parse(struct request *rq, int argc, char **argv)
 {
-    struct option options[N_NUMBERS + 9] = {
-        {"listen", required_argument, NULL, 'l'},    {"admin", required_argument, NULL, 'a'},
-        {"route", required_argument, NULL, 'r'},     {"access-log", required_argument, NULL, 'A'},
-        {"isolation", required_argument, NULL, 'I'}, {"no-cache", no_argument, NULL, 'c'},
-        {"verbose", no_argument, NULL, 'v'},         {"quiet", no_argument, NULL, 'q'}};
+    struct option options[N_NUMBERS + N_WORDS + 1] = {
+        {"listen", required_argument, NULL, 'l'},
+        {"admin", required_argument, NULL, 'a'},
+        {"route", required_argument, NULL, 'r'},
+        {"access-log", required_argument, NULL, 'A'},
+        {"tls-cert", required_argument, NULL, 'C'},
+        {"tls-key", required_argument, NULL, 'K'},
+        {"tls-client-ca", required_argument, NULL, 'T'},
+        {"isolation", required_argument, NULL, 'I'},
+        {"no-cache", no_argument, NULL, 'c'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"quiet", no_argument, NULL, 'q'}};
     int c, r = 0;
 
     for (size_t n = 0; n < N_NUMBERS; n++)
-        options[8 + n] =
+        options[N_WORDS + n] =
             (struct option){number_options[n].name, required_argument, NULL, 1000 + (int)n};
     while (r == 0 && (c = getopt_long(argc, argv, "l:r:vq", options, NULL)) != -1)
         r = c >= 1000 ? take_number(rq, (size_t)c - 1000, optarg) : take_option(rq, c, optarg);
+    if (r == 0 && (!rq->o.tls_cert != !rq->o.tls_key || (rq->o.tls_client_ca && !rq->o.tls_cert)))
+        r = cli_usage(&cli_serve,
+                      "--tls-cert and --tls-key go together, --tls-client-ca with both");
     return r ? r : add_operands(rq, argc, argv);
 }
 
@@ -248,6 +269,11 @@ const struct cli_command cli_serve = {
         "      --admin ADDR     /healthz, /readyz and /metrics are there and nowhere else\n"
         "      --access-log FILE\n"
         "                       one line of JSON per request; - is stdout (default: none)\n"
+        "      --tls-cert FILE, --tls-key FILE\n"
+        "                       certificate chain and key, PEM: TLS at all TCP addresses but "
+        "--admin\n"
+        "      --tls-client-ca FILE\n"
+        "                       let in only who has a certificate of these authorities\n"
         "      --deadline TIME  for a request, once it has been read (60s)\n"
         "      --concurrency N  workflows that run at once (4 per core, at least 8)\n"
         "      --queue N        requests that wait, per workflow; more get 503 (1024)\n"

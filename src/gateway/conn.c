@@ -27,6 +27,15 @@ struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from)
     if (!c)
         return NULL;
     c->kind = KIND_CONN;
+    if (from->tls) {
+        pthread_mutex_lock(&loop->gw->lock);
+        c->ssl = rr_tls_accept(loop->gw->tls, fd);
+        pthread_mutex_unlock(&loop->gw->lock);
+        if (!c->ssl) {
+            free(c);
+            return NULL;
+        }
+    }
     c->fd = fd;
     c->loop = loop;
     c->admin = from->admin;
@@ -100,6 +109,8 @@ void rr_conn_close(struct conn *c)
     struct loop *loop = c->loop;
 
     if (c->fd >= 0) {
+        if (c->ssl)
+            rr_tls_end(rr_take(c->ssl), true);
         epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
         shutdown(c->fd, SHUT_RDWR); /* a worker process may have a copy of it */
         close(c->fd);
@@ -153,7 +164,7 @@ static ssize_t receive(struct conn *c, struct iovec *iov, int n)
     for (int k = 0; k < n; k++)
         room += iov[k].iov_len;
     do
-        got = readv(c->fd, iov, n);
+        got = c->ssl ? rr_tls_readv(c->ssl, iov, n) : readv(c->fd, iov, n);
     while (got < 0 && errno == EINTR);
     if (got == 0) {
         c->ended = true;
@@ -166,9 +177,16 @@ static ssize_t receive(struct conn *c, struct iovec *iov, int n)
     }
     c->moved += (uint64_t)got;
     /* All there was, and more would be told; but not that nothing more comes, if that is so. */
-    if ((size_t)got < room && !c->ended)
+    if ((size_t)got < room && !c->ssl && !c->half_closed)
         c->readable = false;
     return got;
+}
+
+static ssize_t transmit(struct conn *c, struct iovec *iov, size_t n)
+{
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = n};
+
+    return c->ssl ? rr_tls_writev(c->ssl, iov, (int)n) : sendmsg(c->fd, &m, MSG_NOSIGNAL);
 }
 
 static bool have_buffer(struct conn *c)
@@ -233,7 +251,8 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
         static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
 
         /* Nothing is on its way to the client, so there is room for this. */
-        if (send(c->fd, go_on, sizeof(go_on) - 1, MSG_NOSIGNAL) != sizeof(go_on) - 1)
+        if (transmit(c, &(struct iovec){(void *)(uintptr_t)go_on, sizeof(go_on) - 1}, 1) !=
+            sizeof(go_on) - 1)
             return freed(c);
     }
     enter(c, CONN_BODY);
@@ -294,12 +313,12 @@ static enum step advance_head(struct conn *c)
         return c->ended ? freed(c) : STEP_WAIT;
     if (!have_buffer(c))
         return freed(c);
-    if (c->in_at == c->in_len)
-        c->since_ns = rr_now_ns(); /* the time for a head begins with its first byte */
     iov = buffer_room(c);
     n = receive(c, &iov, 1);
     if (n < 0 || (n == 0 && c->ended))
         return freed(c);
+    if (n > 0 && c->in_len == 0)
+        c->since_ns = rr_now_ns(); /* the time for a head begins with its first byte */
     c->in_len += (size_t)n;
     if (n == 0 && c->in_at == c->in_len)
         drop_input(c);
@@ -543,8 +562,11 @@ static enum step end_reply(struct conn *c)
         return STEP_ON;
     }
     /* What the client still sends would make the kernel throw our answer away with a reset. */
-    if (!c->ended)
+    if (!c->ended) {
+        if (c->ssl)
+            rr_tls_end(c->ssl, false);
         shutdown(c->fd, SHUT_WR);
+    }
     enter(c, CONN_LINGER);
     return STEP_ON;
 }
@@ -555,19 +577,19 @@ static enum step advance_write(struct conn *c)
 
     while (c->out_at < all) {
         struct iovec iov[2];
-        struct msghdr m = {.msg_iov = iov};
+        size_t parts = 0;
         ssize_t n;
 
         if (!c->writable)
             return STEP_WAIT;
         if (c->out_at < c->head_len)
-            iov[m.msg_iovlen++] = (struct iovec){c->head + c->out_at, c->head_len - c->out_at};
+            iov[parts++] = (struct iovec){c->head + c->out_at, c->head_len - c->out_at};
         if (c->out_len) {
             uint64_t at = c->out_at > c->head_len ? c->out_at - c->head_len : 0;
 
-            iov[m.msg_iovlen++] = (struct iovec){(void *)(uintptr_t)(c->out + at), c->out_len - at};
+            iov[parts++] = (struct iovec){(void *)(uintptr_t)(c->out + at), c->out_len - at};
         }
-        n = sendmsg(c->fd, &m, MSG_NOSIGNAL);
+        n = transmit(c, iov, parts);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && errno == EAGAIN) {
@@ -625,6 +647,10 @@ struct job *rr_conn_advance(struct conn *c, uint32_t events)
         c->readable = true;
     if (events & EPOLLOUT)
         c->writable = true;
+    if (events & EPOLLRDHUP)
+        c->half_closed = true;
+    if (events && c->ssl) /* either may have waited for the other */
+        c->readable = c->writable = true;
     if (events & (EPOLLHUP | EPOLLERR) || (events & EPOLLRDHUP && c->state == CONN_WAIT)) {
         rr_conn_close(c); /* nobody waits for the answer */
         return NULL;
@@ -679,14 +705,16 @@ void rr_conn_check(struct conn *c, uint64_t now)
 {
     const struct rr_gateway_options *o = &c->loop->gw->o;
     bool idle = c->in_at == c->in_len;
+    bool shaking = c->ssl && !rr_tls_shaken(c->ssl);
 
     if (c->gone || now < c->since_ns)
         return;
     switch (c->state) {
     case CONN_HEAD:
         /* at the end, those that have just come may still ask */
-        if (idle &&
-            now - c->since_ns > (atomic_load(&c->loop->gw->draining) ? LAST_CALL_NS : o->idle_ns))
+        if (idle && now - c->since_ns > (atomic_load(&c->loop->gw->draining) ? LAST_CALL_NS
+                                         : shaking                           ? o->header_ns
+                                                                             : o->idle_ns))
             rr_conn_close(c);
         else if (!idle && now - c->since_ns > o->header_ns) {
             c->begin_ns = now;

@@ -211,13 +211,16 @@ static bool is_json_type(const char *type)
 static int64_t unpack(struct meta *m, struct json_object *event, uint8_t *payload, size_t len)
 {
     struct json_object *data = NULL, *base64 = NULL, *type = NULL;
+    struct json_object_iterator at = json_object_iter_begin(event);
+    struct json_object_iterator end = json_object_iter_end(event);
     bool has_data = json_object_object_get_ex(event, "data", &data);
     bool has_base64 = json_object_object_get_ex(event, "data_base64", &base64);
 
-    json_object_object_foreach(event, name, value)
-    {
+    for (; !json_object_iter_equal(&at, &end); json_object_iter_next(&at)) {
+        const char *name = json_object_iter_peek_name(&at);
+
         if (strcmp(name, "data") != 0 && strcmp(name, "data_base64") != 0 &&
-            !put_attribute(m, name, value))
+            !put_attribute(m, name, json_object_iter_peek_value(&at)))
             return -1;
     }
     if (has_data && has_base64)

@@ -18,6 +18,8 @@
 #include "base/util.h"
 #include "gateway/internal.h"
 
+/* A run this long holds a loop up; in less, others may have had the CPU. */
+#define STUCK_NS 5000000u
 #define WATCH_MS 2            /* a loop that is held up longer goes to another thread */
 #define PARK_NS 100000000u    /* without events, the watch sleeps */
 #define CANCEL_NS 2000000000u /* for what is interrupted after the drain */
@@ -99,6 +101,10 @@ static int init(struct gateway *gw, struct rr_error *err)
         return r;
     if (gw->o.duplicates_ns && !(gw->events = rr_events_new(gw->o.duplicates_ns)))
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    if (gw->o.tls_cert)
+        r = rr_tls_new(&gw->o, &gw->tls, err);
+    if (r)
+        return r;
     raise_files();
     gw->watch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     gw->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -149,10 +155,12 @@ static void notify(const char *state)
 static void reload(struct gateway *gw)
 {
     struct generation *g = NULL, *old;
+    struct ssl_ctx_st *tls = NULL, *old_tls;
     struct rr_error err = {0};
 
     notify("RELOADING=1");
-    if (rr_generation_new(gw, &g, &err)) {
+    if ((gw->tls && rr_tls_new(&gw->o, &tls, &err)) || rr_generation_new(gw, &g, &err)) {
+        rr_tls_free(tls);
         count(&gw->n_bad_reloads, 1);
         rr_log(0, "reload refused, what was loaded stays: %s%s%s", err.file,
                err.file[0] ? ": " : "", err.text);
@@ -163,8 +171,11 @@ static void reload(struct gateway *gw)
     old = gw->generation;
     g->number = old->number + 1;
     gw->generation = g;
+    old_tls = gw->tls;
+    gw->tls = tls;
     pthread_mutex_unlock(&gw->lock);
     rr_generation_unref(old);
+    rr_tls_free(old_tls); /* connections hold on to what they began with */
     count(&gw->n_reloads, 1);
     if (!gw->o.quiet)
         fprintf(stderr, "roadrunner: reloaded\n");
@@ -180,7 +191,7 @@ static void rescue(struct gateway *gw)
         struct loop *loop = &gw->loops[n];
         uint64_t since = atomic_load(&loop->running_since_ns);
 
-        if (since > LOOP_STOLEN && now > since && now - since > FAST_NS &&
+        if (since > LOOP_STOLEN && now > since && now - since > STUCK_NS &&
             atomic_compare_exchange_strong(&loop->running_since_ns, &since, LOOP_STOLEN))
             rr_pool_adopt(&gw->pool, loop);
     }
@@ -282,6 +293,7 @@ static void stop(struct gateway *gw)
     if (gw->spare_fd > 0)
         close(gw->spare_fd);
     rr_events_free(gw->events);
+    rr_tls_free(gw->tls);
     free(gw->threads);
     free(gw->loops);
     rr_pool_deinit(&gw->pool);

@@ -46,7 +46,7 @@ ssize_t rr_http_parse(const char *buf, size_t len, size_t *seen, struct rr_http_
 /* A header's value; NULL: there is none. @name in lower case. */
 const struct rr_text *rr_http_header(const struct rr_http_request *rq, const char *name);
 char rr_lower(char c);
-int rr_hex_digit(char c); /* -1: it is none */
+int rr_hex_digit(char c);                              /* -1: it is none */
 bool rr_text_is(struct rr_text t, const char *s);      /* the same bytes */
 bool rr_text_is_word(struct rr_text t, const char *s); /* but for the case; @s in lower case */
 /* Does a list such as `a, b;q=1` have @word? */

@@ -8,6 +8,7 @@
  *   reply.c   what is answered
  *   meta.c    metadata of requests and replies
  *   pool.c    threads that run workflows
+ *   tls.c     TLS
  *   event.c   CloudEvents
  *   app.c     workflows, and their reload
  *   stats.c   figures
@@ -128,7 +129,7 @@ enum kind { KIND_LISTENER, KIND_CONN, KIND_WAKE };
 struct listener {
     enum kind kind; /* first */
     int fd;
-    bool admin, tcp;
+    bool admin, tcp, tls;
 };
 
 struct loop {
@@ -178,8 +179,9 @@ struct gateway {
     struct thread *threads;
     unsigned int n_threads;
     struct pool pool;
-    pthread_mutex_t lock; /* generation */
+    pthread_mutex_t lock; /* generation, tls */
     struct generation *generation;
+    struct ssl_ctx_st *tls; /* NULL: none */
     atomic_uint n_connections;
     _Atomic uint64_t memory_bytes; /* of bodies */
     atomic_bool draining, stop;
@@ -207,8 +209,10 @@ struct conn {
     enum kind kind; /* first */
     enum conn_state state;
     int fd;
+    struct ssl_st *ssl; /* owned; NULL: no TLS */
     struct loop *loop;
     struct conn *prev, *next, *ready_next;
+    bool half_closed; /* nothing more comes, but for what is there already */
     bool readable, writable, ended, is_ready, admin, tcp;
     bool keep, no_body; /* of the request: keep the connection; a reply without a body */
     bool old;           /* HTTP/1.0 */
@@ -282,6 +286,21 @@ bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *k
 bool rr_meta_find(const uint8_t *meta, size_t len, const char *key, struct rr_text *ret);
 /* 0, or the status to refuse it with. */
 int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct meta *m);
+
+/* tls.c */
+struct iovec;
+struct ssl_st;
+struct ssl_ctx_st;
+int rr_tls_new(const struct rr_gateway_options *o, struct ssl_ctx_st **ret, struct rr_error *err);
+void rr_tls_free(struct ssl_ctx_st *ctx);
+struct ssl_st *rr_tls_accept(struct ssl_ctx_st *ctx, int fd); /* NULL without memory */
+/* Tell the other that nothing follows; @last: free it. */
+void rr_tls_end(struct ssl_st *ssl, bool last);
+bool rr_tls_shaken(const struct ssl_st *ssl);
+/* As readv() and writev(), with EAGAIN; less than asked for means neither that nothing more is
+ * there, nor that nothing more fits. */
+ssize_t rr_tls_readv(struct ssl_st *ssl, const struct iovec *iov, int n);
+ssize_t rr_tls_writev(struct ssl_st *ssl, const struct iovec *iov, int n);
 
 /* event.c */
 struct rr_events; /* those that were handled, so that they are not again */

@@ -35,7 +35,7 @@ static int add(struct loop *loop, int fd, bool admin, bool tcp, struct rr_error 
         }
     }
     l = &loop->listeners[loop->n_listeners++];
-    *l = (struct listener){KIND_LISTENER, fd, admin, tcp};
+    *l = (struct listener){KIND_LISTENER, fd, admin, tcp, tcp && !admin && loop->gw->tls};
     return 0;
 }
 
@@ -103,7 +103,7 @@ static int bind_one(const struct sockaddr *a, socklen_t len, bool shared)
     return fd;
 }
 
-static void announce(struct gateway *gw, int fd)
+static void announce(struct gateway *gw, int fd, bool admin)
 {
     struct sockaddr_storage a = {0};
     socklen_t len = sizeof(a);
@@ -114,9 +114,9 @@ static void announce(struct gateway *gw, int fd)
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return;
     fprintf(stderr,
-            a.ss_family == AF_INET6 ? "roadrunner: listening at http://[%s]:%s\n"
-                                    : "roadrunner: listening at http://%s:%s\n",
-            host, port);
+            a.ss_family == AF_INET6 ? "roadrunner: listening at %s://[%s]:%s\n"
+                                    : "roadrunner: listening at %s://%s:%s\n",
+            gw->tls && !admin ? "https" : "http", host, port);
 }
 
 /* A socket per loop, among which the kernel spreads connections. */
@@ -139,7 +139,7 @@ static int listen_tcp_at(struct gateway *gw, struct addrinfo *ai, const char *te
             return fail(err, text, strerror(-fd));
         getsockname(fd, (struct sockaddr *)&a, &len); /* the port, if it was 0 */
         if (n == 0)
-            announce(gw, fd);
+            announce(gw, fd, admin);
         r = add(&gw->loops[n], fd, admin, true, err);
     }
     return r;

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -34,7 +35,7 @@ class Server:
         for line in self.process.stderr:
             text = line.decode(errors="replace").rstrip()
             self.lines.append(text)
-            if match := re.search(r"listening at http://.*:(\d+)$", text):
+            if match := re.search(r"listening at https?://.*:(\d+)$", text):
                 self.ports.append(int(match[1]))
             if text == "roadrunner: ready":
                 self.ready.set()
@@ -246,6 +247,18 @@ def test_keep_alive_and_pipelining(serve, flow):
             for _ in range(3):
                 c.sendall(b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
                 assert b"Connection: keep-alive" in c.recv(4096)
+
+
+def test_a_client_that_says_all_at_once(serve, flow):
+    """Request, end of sending; then it waits for the reply."""
+    with serve(flow()) as s:
+        for _ in range(8):
+            with s.connect() as c:
+                begin = time.monotonic()
+                c.sendall(b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi")
+                c.shutdown(socket.SHUT_WR)
+                out = read_all(c)
+                assert (out == b"" or out.endswith(b"hi")) and time.monotonic() - begin < 5 * SLOW
 
 
 def test_expect_continue(serve, flow):
@@ -634,6 +647,83 @@ def test_ipv6_and_admin(serve, flow):
         assert s.ask("/metrics", b"x", port=s.ports[1]).status == 405
 
 
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """An authority, and certificates for a server and a client."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(*args):
+        subprocess.run(["openssl", *args], check=True, cwd=folder, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
+    for name in ("server", "client"):
+        openssl(
+            "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
+        )
+        (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        openssl(
+            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial".split(),
+            *f"-extfile ext -out {name}.pem".split(),
+        )
+    return folder
+
+
+def test_tls(serve, flow, pki, tmp_path):
+    data = os.urandom(3 * MIB + 5)
+    (tmp_path / "in").write_bytes(data)
+    files = ["--tls-cert", pki / "server.pem", "--tls-key", pki / "server.key"]
+    with serve(flow(), *files, "--header-time", "1s", "--admin", "127.0.0.1:0") as s:
+        curl = [
+            "curl",
+            "-sS",
+            "--fail",
+            "--cacert",
+            pki / "ca.pem",
+            f"https://127.0.0.1:{s.port}/echo",
+        ]
+        for more in ([], ["-H", "Transfer-Encoding: chunked"], ["--tls-max", "1.2"]):
+            for _ in range(3):
+                r = subprocess.run(
+                    [*curl, *more, "--data-binary", f"@{tmp_path}/in"], capture_output=True
+                )
+                assert r.returncode == 0 and r.stdout == data, r.stderr
+        context = ssl.create_default_context(cafile=pki / "ca.pem")
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with context.wrap_socket(s.connect(), server_hostname="127.0.0.1") as c:
+            assert c.selected_alpn_protocol() == "http/1.1"
+            c.sendall(
+                b"GET /big?9000000 HTTP/1.1\r\n"
+                + HOST
+                + b"\r\n" * 1
+                + b"GET /status/418 HTTP/1.1\r\n"
+            )
+            c.sendall(HOST + b"Connection: close\r\n\r\n")
+            out = read_all(c)  # ends with a notice, or this would raise
+            assert len(out) > 9000000 and b"HTTP/1.1 418 " in out[-300:]
+        assert b"HTTP/1.1 200" not in s.raw(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
+        with s.connect() as c:  # a handshake has its time, too
+            c.sendall(b"\x16\x03\x01")
+            assert read_all(c) == b""
+        assert s.ask("/readyz", port=s.ports[1]).status == 200
+        s.process.send_signal(signal.SIGHUP)
+        s.wait_log("roadrunner: reloaded")
+        assert subprocess.run([*curl, "-d", "x"], capture_output=True).stdout == b"x"
+    with serve(flow(), *files, "--tls-client-ca", pki / "ca.pem") as s:
+        curl = [
+            "curl",
+            "-sS",
+            "--cacert",
+            pki / "ca.pem",
+            f"https://127.0.0.1:{s.port}/echo",
+            "-d",
+            "x",
+        ]
+        assert subprocess.run(curl, capture_output=True).returncode != 0
+        cert = ["--cert", pki / "client.pem", "--key", pki / "client.key"]
+        assert subprocess.run([*curl, *cert], capture_output=True).stdout == b"x"
+
+
 def test_access_log(serve, flow, tmp_path):
     log = tmp_path / "log"
     with serve(flow(), "--access-log", log) as s:
@@ -701,6 +791,8 @@ def test_routes(serve, flow):
         ["FLOW", "--queue", "0"],
         ["FLOW", "--deadline", "1h"],
         ["FLOW", "--max-body", "2GiB"],
+        ["FLOW", "--tls-cert", "x"],
+        ["FLOW", "--tls-client-ca", "x"],
         ["-r", "a=FLOW"],
         ["-r", "/a/=FLOW"],
         ["-r", "/a=FLOW", "-r", "/a=FLOW"],
