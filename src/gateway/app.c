@@ -128,8 +128,21 @@ int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_err
         destroy(g);
         return r;
     }
+    pthread_mutex_lock(&gw->lock);
+    g->next = gw->all;
+    gw->all = g;
+    pthread_mutex_unlock(&gw->lock);
     *ret = g;
     return 0;
+}
+
+void rr_generations_cancel(struct gateway *gw)
+{
+    pthread_mutex_lock(&gw->lock);
+    for (struct generation *g = gw->all; g; g = g->next)
+        for (size_t n = 0; n < g->n_apps; n++)
+            rr_worker_cancel(g->apps[n].seats[0].worker);
+    pthread_mutex_unlock(&gw->lock);
 }
 
 struct generation *rr_generation_current(struct gateway *gw)
@@ -145,8 +158,16 @@ struct generation *rr_generation_current(struct gateway *gw)
 
 void rr_generation_unref(struct generation *g)
 {
-    if (g && atomic_fetch_sub(&g->refs, 1) == 1)
-        destroy(g);
+    struct generation **at;
+
+    if (!g || atomic_fetch_sub(&g->refs, 1) != 1)
+        return;
+    pthread_mutex_lock(&g->gw->lock);
+    for (at = &g->gw->all; *at != g; at = &(*at)->next)
+        ;
+    *at = g->next;
+    pthread_mutex_unlock(&g->gw->lock);
+    destroy(g);
 }
 
 /* The longest path wins. */

@@ -152,6 +152,20 @@ static void notify(const char *state)
 
 /* --- signals --------------------------------------------------------------------------------- */
 
+/* The old file may have been moved away. */
+static void reopen_log(struct gateway *gw)
+{
+    int fd;
+
+    if (gw->log_fd < 0 || strcmp(gw->o.access_log, "-") == 0)
+        return;
+    fd = open(gw->o.access_log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0 || dup3(fd, gw->log_fd, O_CLOEXEC) < 0)
+        rr_log(0, "cannot open the access log anew: %s", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
 static void reload(struct gateway *gw)
 {
     struct generation *g = NULL, *old;
@@ -159,6 +173,7 @@ static void reload(struct gateway *gw)
     struct rr_error err = {0};
 
     notify("RELOADING=1");
+    reopen_log(gw);
     if ((gw->tls && rr_tls_new(&gw->o, &tls, &err)) || rr_generation_new(gw, &g, &err)) {
         rr_tls_free(tls);
         count(&gw->n_bad_reloads, 1);
@@ -202,7 +217,7 @@ static uint64_t turns(const struct gateway *gw)
     uint64_t sum = 0;
 
     for (unsigned int n = 0; n < gw->n_loops; n++)
-        sum += atomic_load_explicit(&gw->loops[n].n_turns, memory_order_relaxed) +
+        sum += atomic_load(&gw->loops[n].n_turns) +
                (atomic_load(&gw->loops[n].running_since_ns) > LOOP_STOLEN);
     return sum;
 }
@@ -266,8 +281,7 @@ static void drain(struct gateway *gw, int signal_fd)
     if (r == 0)
         return;
     rr_log(0, "requests are interrupted");
-    for (size_t n = 0; n < gw->generation->n_apps; n++)
-        rr_worker_cancel(gw->generation->apps[n].seats[0].worker);
+    rr_generations_cancel(gw);
     watch(gw, signal_fd, rr_now_ns() + CANCEL_NS);
 }
 

@@ -109,6 +109,7 @@ struct app {
 /* The workflows as of one reading of their files. */
 struct generation {
     struct gateway *gw;
+    struct generation *next; /* of all that live, under gw->lock */
     atomic_uint refs;
     unsigned int number;
     struct app *apps;
@@ -180,7 +181,7 @@ struct gateway {
     unsigned int n_threads;
     struct pool pool;
     pthread_mutex_t lock; /* generation, tls */
-    struct generation *generation;
+    struct generation *generation, *all;
     struct ssl_ctx_st *tls; /* NULL: none */
     atomic_uint n_connections;
     _Atomic uint64_t memory_bytes; /* of bodies */
@@ -335,6 +336,8 @@ bool rr_app_fast(const struct app *app);
 int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_error *err);
 struct generation *rr_generation_current(struct gateway *gw); /* with a reference */
 void rr_generation_unref(struct generation *g);
+/* Interrupt what runs, old or new. */
+void rr_generations_cancel(struct gateway *gw);
 struct app *rr_generation_find(struct generation *g, struct rr_text path);
 
 /* stats.c */

@@ -290,9 +290,7 @@ static void wait_for_events(struct loop *loop)
     loop->n_events = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, timeout);
     if (loop->n_events < 0)
         loop->n_events = 0;
-    atomic_store_explicit(&loop->n_turns,
-                          atomic_load_explicit(&loop->n_turns, memory_order_relaxed) + 1,
-                          memory_order_relaxed);
+    atomic_fetch_add(&loop->n_turns, 1); /* seen by the watch before it looks away, or: */
     wake_watch(loop->gw);
     /* Those that are ready now; who becomes so meanwhile waits until others were looked at. */
     loop->n_ready_turn = N_EVENTS;
