@@ -3,9 +3,11 @@
 
 _roadrunner() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
-    local commands="run check explain inspect compile bench worker help"
+    local commands="run serve check explain inspect compile bench worker help"
     local run="-i --input -o --output --repeat --trace --json --no-cache --isolation --spin --tls-cert --tls-key --tls-ca --plain --network-only -v --verbose -q --quiet"
     local worker="--node --listen --tls-cert --tls-key --tls-ca --plain --network-only --spin --no-cache -v --verbose -q --quiet"
+
+    local serve="-l --listen -r --route --admin --access-log --tls-cert --tls-key --tls-client-ca --deadline --concurrency --queue --duplicates --max-body --max-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -13,7 +15,7 @@ _roadrunner() {
         return
     fi
     case $prev in
-    -i | --input | -o | --output | --trace | --svg | --tls-cert | --tls-key | --tls-ca)
+    -i | --input | -o | --output | --trace | --svg | --access-log | --tls-*)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
@@ -22,7 +24,9 @@ _roadrunner() {
         mapfile -t COMPREPLY < <(compgen -W "process worker" -- "$cur")
         return
         ;;
-    --repeat | --sizes | --spin | --node | --listen)
+    --repeat | --sizes | --spin | --node | -l | --listen | -r | --route | --admin | --deadline | --concurrency | --queue | \
+        --duplicates | --max-body | --max-memory | --max-header | --max-connections | --header-time | --idle | \
+        --min-rate | --drain | --threads)
         return
         ;;
     esac
@@ -30,6 +34,7 @@ _roadrunner() {
         case $command in
         worker) mapfile -t COMPREPLY < <(compgen -W "$worker --help" -- "$cur") ;;
         run) mapfile -t COMPREPLY < <(compgen -W "$run --help" -- "$cur") ;;
+        serve) mapfile -t COMPREPLY < <(compgen -W "$serve --help" -- "$cur") ;;
         check | inspect) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur") ;;
         explain) mapfile -t COMPREPLY < <(compgen -W "--json --svg --help" -- "$cur") ;;
         compile) mapfile -t COMPREPLY < <(compgen -W "-q --quiet --help" -- "$cur") ;;
@@ -40,7 +45,7 @@ _roadrunner() {
     compopt -o filenames
     case $command in
     help) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur") ;;
-    check | explain) mapfile -t COMPREPLY < <(compgen -d -- "$cur"; compgen -f -X '!*.y?(a)ml' -- "$cur") ;;
+    check | explain | serve) mapfile -t COMPREPLY < <(compgen -d -- "$cur"; compgen -f -X '!*.y?(a)ml' -- "$cur") ;;
     inspect) mapfile -t COMPREPLY < <(compgen -d -- "$cur"; compgen -f -X '!*.wasm' -- "$cur") ;;
     bench) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;

@@ -233,6 +233,42 @@ static inline int rr_meta_set(const void *p, const char *key, const void *value,
     return rr_sys_meta_set(rr_address(p), key, (uint32_t)strlen(key), value, (uint32_t)len);
 }
 
+/*
+ * HTTP, where the workflow is served (`roadrunner serve`). Requests are metadata of the input:
+ * http-method, http-path, http-query, content-type, http-header:NAME with NAME in lower case.
+ * Replies are metadata of the result; without any they are 200 and application/octet-stream.
+ */
+
+/* A header of the request, as rr_meta_get(); @name in lower case, at most 100 bytes of it. */
+static inline int rr_http_header(const void *p, const char *name, char *buf, size_t cap)
+{
+    char key[sizeof("http-header:") + 100] = "http-header:";
+    strncat(key, name, 100);
+    return rr_meta_get(p, key, buf, cap);
+}
+
+/* The reply's status, 200 to 599, before @p is sent. Return: 0. */
+static inline int rr_http_set_status(const void *p, int status)
+{
+    char text[3] = {(char)('0' + status / 100 % 10), (char)('0' + status / 10 % 10),
+                    (char)('0' + status % 10)};
+    return rr_meta_set(p, "http-status", text, sizeof(text));
+}
+
+/* A header of the reply; @name as above. Headers of the connection and of framing are not set. */
+static inline int rr_http_set_header(const void *p, const char *name, const char *value)
+{
+    char key[sizeof("http-reply-header:") + 100] = "http-reply-header:";
+    strncat(key, name, 100);
+    return rr_meta_set(p, key, value, strlen(value));
+}
+
+/* What the payload is, such as "image/jpeg". */
+static inline int rr_set_content_type(const void *p, const char *type)
+{
+    return rr_meta_set(p, "content-type", type, strlen(type));
+}
+
 /* One line for the function's log. Return: 0. */
 static inline int rr_log(enum rr_level level, const char *text)
 {

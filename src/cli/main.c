@@ -4,8 +4,9 @@
 #include "base/util.h"
 #include "cli/cli.h"
 
-static const struct cli_command *const commands[] = {
-    &cli_run, &cli_check, &cli_explain, &cli_inspect, &cli_compile, &cli_bench, &cli_worker};
+static const struct cli_command *const commands[] = {&cli_run,     &cli_serve,   &cli_worker,
+                                                     &cli_check,   &cli_explain, &cli_inspect,
+                                                     &cli_compile, &cli_bench};
 
 static void print_help(FILE *f)
 {

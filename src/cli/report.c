@@ -385,8 +385,9 @@ static void trace_hops(struct report *rp, FILE *f)
                 "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"channel\":\"%s\",\"path\":\"%s\","
                 "\"payload_bytes\":%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
                 e->from < 0 ? e->to + 1 : e->from + 1, n, from, to, (double)h->sent_ns / 1e3,
-                rr_channel_name(h->channel), rr_path_name(h->path), (unsigned long long)h->payload_bytes,
-                (unsigned long long)h->copied_bytes, (double)h->handoff_ns / 1e3);
+                rr_channel_name(h->channel), rr_path_name(h->path),
+                (unsigned long long)h->payload_bytes, (unsigned long long)h->copied_bytes,
+                (double)h->handoff_ns / 1e3);
         fprintf(f,
                 ",\n{\"ph\":\"f\",\"bp\":\"e\",\"pid\":1,\"tid\":%d,\"id\":%zu,"
                 "\"name\":\"%s -> %s\",\"cat\":\"message\",\"ts\":%.3f}",

@@ -114,6 +114,8 @@ struct instance {
 
 struct rr_worker {
     const struct rr_workflow *wf;
+    const struct rr_worker
+        *share; /* borrowed: whose arena, engine and modules these are, or NULL */
     struct rr_observer observer;
     struct rr_arena *arena;
     struct rr_engine *engine;
@@ -123,14 +125,14 @@ struct rr_worker {
     size_t n_queued;
     struct message *result;
     unsigned int depth;
-    bool named;       /* the error at hand names its function already */
-    uint64_t spin_ns; /* how long a process polls before it sleeps */
+    bool named;           /* the error at hand names its function already */
+    uint64_t spin_ns;     /* how long a process polls before it sleeps */
+    uint64_t deadline_ns; /* of the run; 0: only those of its functions */
     uint64_t n_runs;
     uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only;
-    bool clone; /* engine, arena, modules and arguments are another's */
 };
 
 /* message.c */
@@ -155,7 +157,6 @@ int rr_message_meta_set(struct message *m, const char *key, size_t key_len, cons
                         size_t value_len);
 
 /* load.c */
-int rr_worker_clone(const struct rr_worker *base, struct rr_worker **ret, struct rr_error *err);
 struct port *rr_port_find(struct fn *f, const char *name);
 size_t rr_port_receivers(const struct port *port);
 /* What a message for it is to lie in, so that it can go wherever it may be sent. */

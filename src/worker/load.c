@@ -148,6 +148,12 @@ static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
     struct rr_error why = {0};
     int r;
 
+    if (w->share) {
+        f->module = w->share->fns[n].module;
+        f->tier = w->share->fns[n].tier;
+        memcpy(f->why, w->share->fns[n].why, sizeof(f->why));
+        return 0;
+    }
     for (size_t k = 0; k < n; k++)
         if (w->fns[k].module && strcmp(w->fns[k].spec->module, f->spec->module) == 0) {
             f->module = w->fns[k].module;
@@ -203,60 +209,41 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
     return r;
 }
 
-/* Queues, ports and instances of its own; all else is @base's. */
-int rr_worker_clone(const struct rr_worker *base, struct rr_worker **ret, struct rr_error *err)
+/* What all workers of a workflow share. */
+static int make_common(struct rr_worker *w, const struct rr_worker_options *options,
+                       struct rr_error *err)
 {
-    struct rr_worker *w = calloc(1, sizeof(*w));
-    int r = 0;
+    struct rr_engine_options engine = {.no_cache = options->no_cache};
+    struct rr_arena_options arena = options->arena;
+    int r;
 
-    if (!w)
-        return no_memory(err);
-    *w = (struct rr_worker){.wf = base->wf,
-                            .arena = base->arena,
-                            .engine = base->engine,
-                            .nonce = rr_id_mix(base->nonce, rr_now_ns()),
-                            .spin_ns = base->spin_ns,
-                            .network_only = base->network_only,
-                            .input = {.name = "input", .callee = -1},
-                            .ready_first = -1,
-                            .ready_last = -1,
-                            .clone = true,
-                            .fns = calloc(base->wf->n_functions, sizeof(*w->fns))};
-    if (!w->fns)
-        r = no_memory(err);
-    for (size_t n = 0; r == 0 && n < w->wf->n_functions; n++) {
-        const struct fn *f = &base->fns[n];
-
-        w->fns[n] = (struct fn){.spec = f->spec,
-                                .module = f->module,
-                                .tier = f->tier,
-                                .args = f->args,
-                                .folders = f->folders};
-        memcpy(w->fns[n].why, f->why, sizeof(f->why));
+    if (w->share) {
+        w->arena = w->share->arena;
+        w->engine = w->share->engine;
+        return 0;
     }
+    if (w->wf->pool_bytes)
+        arena.ceiling_bytes = w->wf->pool_bytes;
+    if (w->wf->scrub_always)
+        arena.scrub = RR_SCRUB_ALWAYS;
+    r = rr_arena_new(&arena, &w->arena, err);
     if (r == 0)
-        r = connect_all(w, err);
-    if (r) {
-        rr_worker_free(w);
-        return r;
-    }
-    *ret = w;
-    return 0;
+        r = rr_engine_new(&engine, &w->engine, err);
+    return r ? r : rr_abi_define(w->engine, err);
 }
 
 int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
                   struct rr_worker **ret, struct rr_error *err)
 {
-    struct rr_engine_options engine = {.no_cache = options->no_cache};
-    struct rr_arena_options arena = options->arena;
     struct rr_worker *w = calloc(1, sizeof(*w));
     int r;
 
     if (!w)
         return no_memory(err);
     w->wf = wf;
+    w->share = options->share;
     w->observer = options->observer;
-    w->nonce = rr_id_mix(rr_now_ns(), (uint64_t)getpid());
+    w->nonce = rr_id_mix(rr_id_mix(rr_now_ns(), (uint64_t)getpid()), (uint64_t)(uintptr_t)w);
     w->spin_ns = options->spin_ns == 0            ? RR_SPIN_ADAPTIVE_NS
                  : options->spin_ns == UINT64_MAX ? 0
                                                   : options->spin_ns;
@@ -269,16 +256,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     r = w->fns ? 0 : no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)
         w->fns[n].spec = &wf->functions[n];
-    if (wf->pool_bytes)
-        arena.ceiling_bytes = wf->pool_bytes;
-    if (wf->scrub_always)
-        arena.scrub = RR_SCRUB_ALWAYS;
     if (r == 0)
-        r = rr_arena_new(&arena, &w->arena, err);
-    if (r == 0)
-        r = rr_engine_new(&engine, &w->engine, err);
-    if (r == 0)
-        r = rr_abi_define(w->engine, err);
+        r = make_common(w, options, err);
     if (r == 0)
         r = load_all(w, err);
     if (r) {
@@ -292,11 +271,11 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
 static void free_fn(struct rr_worker *w, size_t n)
 {
     struct fn *f = &w->fns[n];
-    bool shared = false;
+    bool shared = w->share != NULL;
 
     for (size_t k = 0; k < n; k++)
         shared = shared || w->fns[k].module == f->module;
-    if (!shared && !w->clone)
+    if (!shared)
         rr_module_free(f->module);
     for (size_t k = 0; k < f->n_ports; k++) {
         if (f->ports[k].spare) {
@@ -308,10 +287,8 @@ static void free_fn(struct rr_worker *w, size_t n)
     }
     free(f->ports);
     free(f->inlets);
-    if (!w->clone) {
-        free(f->args);
-        free(f->folders);
-    }
+    free(f->args);
+    free(f->folders);
 }
 
 void rr_worker_free(struct rr_worker *w)
@@ -334,7 +311,7 @@ void rr_worker_free(struct rr_worker *w)
         free_fn(w, n - 1);
     free(w->fns);
     free(w->input.edges);
-    if (!w->clone) {
+    if (!w->share) {
         rr_engine_free(w->engine);
         rr_arena_free(w->arena);
     }

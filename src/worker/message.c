@@ -6,6 +6,7 @@
 #include "base/util.h"
 #include "worker/internal.h"
 #include "worker/remote.h"
+#include "worker/serve.h"
 
 uint64_t rr_id_mix(uint64_t a, uint64_t b)
 {
@@ -53,6 +54,12 @@ void rr_small_unref(struct small *s)
         spare.s[spare.n++] = s;
     else
         free(s);
+}
+
+void rr_message_thread_end(void)
+{
+    while (spare.n)
+        free(spare.s[--spare.n]);
 }
 
 void rr_message_free(struct message *m)

@@ -11,6 +11,7 @@
 #include "worker/internal.h"
 #include "worker/nodes.h"
 #include "worker/remote.h"
+#include "worker/serve.h"
 
 #define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
 
@@ -391,17 +392,21 @@ static int read_input(struct rr_worker *w, int fd, struct message *m, struct rr_
     return r;
 }
 
-static int send_input(struct rr_worker *w, int fd, struct rr_error *err)
+/* @m: moved; with an @fd it is read from there. */
+static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
-    struct message *m = rr_message_new();
-    int r = m ? 0 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    int r = 0;
 
-    if (r == 0)
-        r = read_input(w, fd, m, err);
+    if (fd >= 0) {
+        m = rr_message_new();
+        r = m ? read_input(w, fd, m, err)
+              : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    }
     if (r == 0) {
         m->sent_ns = rr_now_ns();
         m->id = rr_id_mix(w->nonce, ++w->n_runs);
-        m->deadline_ns = w->wf->deadline_ns ? m->sent_ns + w->wf->deadline_ns : 0;
+        m->deadline_ns =
+            sooner(w->deadline_ns, w->wf->deadline_ns ? m->sent_ns + w->wf->deadline_ns : 0);
     }
     if (r == 0 && w->remote && w->remote->nodes)
         r = rr_remote_send_to_nodes(w, m, w->input.edges, w->input.n_edges, err);
@@ -512,27 +517,17 @@ static int check_complete(struct rr_worker *w, struct rr_error *err)
     return rr_error_set(err, RR_E_GUEST, hint, "%s", text);
 }
 
-static bool any_isolated(const struct rr_workflow *wf)
+static int run_all(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
-    for (size_t n = 0; n < wf->n_functions; n++)
-        if (wf->functions[n].isolated)
-            return true;
-    return false;
-}
-
-static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
-{
-    int r = any_isolated(w->wf) ? rr_processes_start(w, err) : 0;
-
-    if (r == 0 && rr_workflow_has_nodes(w->wf))
-        r = rr_nodes_start(w, err);
+    int r = rr_worker_start(w, err);
 
     if (r == 0 && w->remote) {
         w->remote->active = true;
         w->remote->n_deaths_before = w->remote->n_deaths;
     }
     if (r == 0)
-        r = send_input(w, fd, err);
+        r = send_input(w, fd, rr_take(m), err);
+    rr_message_free(m);
     if (r == 0)
         r = rr_run_ready(w, err);
     while (r == 0 && w->remote) {
@@ -544,7 +539,7 @@ static int run_all(struct rr_worker *w, int fd, struct rr_error *err)
     return r ? r : check_complete(w, err);
 }
 
-int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
+static int run_one(struct rr_worker *w, int fd, struct message *m, struct rr_error *err)
 {
     struct rr_error spare;
     int r;
@@ -553,16 +548,35 @@ int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_
     rr_worker_release(w);
     w->named = false;
     w->depth = 0;
-    r = run_all(w, fd, err);
+    r = run_all(w, fd, m, err);
     rr_queue_drain(w);
     if (w->remote)
         rr_processes_end_run(w->remote);
-    if (r) {
+    if (r)
         rr_worker_release(w);
-        return r;
-    }
-    *ret = (struct rr_result){rr_message_data(w->result), w->result->len};
-    return 0;
+    return r;
+}
+
+int rr_worker_run(struct rr_worker *w, int fd, struct rr_result *ret, struct rr_error *err)
+{
+    int r = run_one(w, fd, NULL, err);
+
+    if (r == 0)
+        *ret = (struct rr_result){rr_message_data(w->result), w->result->len};
+    return r;
+}
+
+int rr_worker_run_message(struct rr_worker *w, struct message *m, uint64_t deadline_ns,
+                          struct message **ret, struct rr_error *err)
+{
+    int r;
+
+    w->deadline_ns = deadline_ns;
+    r = run_one(w, -1, m, err);
+    w->deadline_ns = 0;
+    if (r == 0)
+        *ret = rr_take(w->result);
+    return r;
 }
 
 void rr_worker_release(struct rr_worker *w)

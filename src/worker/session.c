@@ -185,7 +185,11 @@ int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], stru
 {
     struct rr_worker *w;
     struct remote *rm;
-    int r = rr_worker_clone(rr_nodes_base(nodes), &w, err);
+    const struct rr_worker *base = rr_nodes_base(nodes);
+    const struct rr_worker_options o = {.share = base,
+                                        .spin_ns = base->spin_ns ? base->spin_ns : UINT64_MAX,
+                                        .network_only = base->network_only};
+    int r = rr_worker_new(base->wf, &o, &w, err);
 
     if (r)
         return r;

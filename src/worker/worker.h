@@ -68,6 +68,10 @@ struct rr_observer {
 
 struct rr_worker_options {
     bool no_cache;
+    /* Another worker of the same workflow, which outlives this one: its arena, engine and modules
+     * are used. Each of the two may run on a thread of its own, but not if functions are isolated.
+     */
+    const struct rr_worker *share;
     uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;

@@ -17,7 +17,7 @@ PHOTO = GUESTS / "examples/photo/workflow.yaml"
 def test_version_and_help(rr):
     assert b"roadrunner " in rr("--version").out and b"wasmtime 48" in rr("--version").out
     assert b"Commands:" in rr("--help").out
-    for command in ("run", "check", "explain", "inspect", "compile", "bench"):
+    for command in ("run", "serve", "check", "explain", "inspect", "compile", "bench"):
         text = rr(command, "--help").out
         assert text.startswith(f"Usage: roadrunner {command}".encode())
         assert rr("help", command).out == text
@@ -337,7 +337,8 @@ def test_bench_command(rr):
 
 def test_completions_know_every_option(rr):
     text = (ROOT / "completions/roadrunner.bash").read_text()
-    for command in ("run", "check", "explain", "inspect", "compile", "bench", "worker"):
+    commands = ("run", "serve", "worker", "check", "explain", "inspect", "compile", "bench")
+    for command in commands:
         assert command in text
         for word in (
             subprocess.run([BIN, command, "--help"], capture_output=True).stdout.decode().split()

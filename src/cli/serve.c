@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "cli/cli.h"
+#include "gateway/gateway.h"
+
+struct request {
+    struct rr_gateway_options o;
+    const char *listen[RR_GATEWAY_MAX_LISTEN];
+    struct rr_gateway_route routes[RR_GATEWAY_MAX_ROUTES];
+    char *paths[RR_GATEWAY_MAX_ROUTES]; /* owned; NULL where the route's path is borrowed */
+};
+
+/* --- values ---------------------------------------------------------------------------------- */
+
+struct unit {
+    const char *name;
+    uint64_t factor;
+};
+
+static const struct unit sizes[] = {
+    {"", 1}, {"KiB", 1ull << 10}, {"MiB", 1ull << 20}, {"GiB", 1ull << 30}, {NULL, 0}};
+static const struct unit times[] = {
+    {"", 1000000000}, {"ms", 1000000}, {"s", 1000000000}, {"m", 60000000000}, {NULL, 0}};
+static const struct unit numbers[] = {{"", 1}, {NULL, 0}};
+
+static int parse_number(const char *option, const char *text, const struct unit *units,
+                        uint64_t max, uint64_t *ret)
+{
+    const char *end = text;
+    uint64_t n = 0;
+
+    while (*end >= '0' && *end <= '9' && n < UINT64_MAX / 16)
+        n = n * 10 + (uint64_t)(*end++ - '0');
+    for (; end > text && units->name; units++)
+        if (strcmp(end, units->name) == 0) {
+            if (n == 0 || n > max / units->factor)
+                break;
+            *ret = n * units->factor;
+            return 0;
+        }
+    return cli_usage(&cli_serve, "--%s does not take '%s'", option, text);
+}
+
+/* Options that take a number. */
+struct number {
+    const char *name;
+    const struct unit *units;
+    uint64_t max;
+    size_t offset;
+    bool wide; /* uint64_t, else unsigned int */
+};
+
+#define AT(field) offsetof(struct rr_gateway_options, field)
+static const struct number number_options[] = {
+    {"max-body", sizes, RR_GIB, AT(max_body_bytes), true},
+    {"max-memory", sizes, 1ull << 50, AT(max_memory_bytes), true},
+    {"max-header", sizes, 1u << 20, AT(max_header_bytes), false},
+    {"max-connections", numbers, 1u << 20, AT(max_connections), false},
+    {"concurrency", numbers, 4096, AT(concurrency), false},
+    {"queue", numbers, 1u << 20, AT(queue), false},
+    {"threads", numbers, 256, AT(threads), false},
+    {"deadline", times, 86400000000000ull, AT(deadline_ns), true},
+    {"drain", times, 86400000000000ull, AT(drain_ns), true},
+    {"idle", times, 86400000000000ull, AT(idle_ns), true},
+    {"duplicates", times, 86400000000000ull, AT(duplicates_ns), true},
+    {"header-time", times, 3600000000000ull, AT(header_ns), true},
+    {"min-rate", sizes, 1ull << 40, AT(min_rate_bytes), true},
+};
+#define N_NUMBERS RR_ARRAY_LEN(number_options)
+
+static int take_number(struct request *rq, size_t n, const char *text)
+{
+    const struct number *o = &number_options[n];
+    char *at = (char *)&rq->o + o->offset;
+    uint64_t value = 0;
+    int r = parse_number(o->name, text, o->units, o->max, &value);
+
+    if (r)
+        return r;
+    if (o->wide)
+        memcpy(at, &value, sizeof(value));
+    else
+        memcpy(at, &(unsigned int){(unsigned int)value}, sizeof(unsigned int));
+    return 0;
+}
+
+/* --- routes ---------------------------------------------------------------------------------- */
+
+static int add_route(struct request *rq, const char *path, const char *workflow)
+{
+    size_t len = strlen(path);
+
+    if (rq->o.n_routes == RR_GATEWAY_MAX_ROUTES)
+        return cli_usage(&cli_serve, "at most %d workflows", RR_GATEWAY_MAX_ROUTES);
+    if (path[0] != '/' || (len > 1 && path[len - 1] == '/'))
+        return cli_usage(&cli_serve, "a path begins with / and does not end with it, unlike '%s'",
+                         path);
+    for (const char *p = path; *p; p++)
+        if (*p <= ' ' || *p >= 0x7f || strchr("\"\\?#", *p))
+            return cli_usage(&cli_serve, "the path '%s' has characters that are none of a path",
+                             path);
+    for (size_t n = 0; n < rq->o.n_routes; n++)
+        if (strcmp(rq->routes[n].path, path) == 0)
+            return cli_usage(&cli_serve, "two workflows at %s: '%s' and '%s'", path,
+                             rq->routes[n].workflow, workflow);
+    rq->routes[rq->o.n_routes++] = (struct rr_gateway_route){path, workflow};
+    return 0;
+}
+
+/* --route PATH=FILE */
+static int parse_route(struct request *rq, char *text)
+{
+    char *equals = strchr(text, '=');
+
+    if (!equals || !equals[1])
+        return cli_usage(&cli_serve, "--route takes PATH=WORKFLOW, not '%s'", text);
+    *equals = '\0';
+    return add_route(rq, text, equals + 1);
+}
+
+/* The workflow's `name`, or else that of its file. */
+static int path_of(const char *file, char **ret)
+{
+    struct rr_workflow *wf = NULL;
+    struct rr_error err = {0};
+    int r = rr_workflow_load(file, &wf, &err);
+
+    if (r) {
+        cli_error(&err);
+        return r;
+    }
+    r = asprintf(ret, "/%s", wf->name) < 0 ? RR_E_SYSTEM : 0;
+    rr_workflow_free(wf);
+    return r;
+}
+
+/* One workflow alone answers at /, several each at /NAME. */
+static int add_operands(struct request *rq, int argc, char **argv)
+{
+    bool alone = argc - optind == 1 && rq->o.n_routes == 0;
+
+    if (optind == argc && rq->o.n_routes == 0)
+        return cli_usage(&cli_serve, "name a workflow file");
+    for (; optind < argc; optind++) {
+        size_t n = rq->o.n_routes;
+        int r = n == RR_GATEWAY_MAX_ROUTES || alone ? 0 : path_of(argv[optind], &rq->paths[n]);
+
+        if (r == 0)
+            r = add_route(rq, alone || !rq->paths[n] ? "/" : rq->paths[n], argv[optind]);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+/* --- options --------------------------------------------------------------------------------- */
+
+static int take_option(struct request *rq, int c, char *text)
+{
+    switch (c) {
+    case 'l':
+        if (rq->o.n_listen == RR_GATEWAY_MAX_LISTEN)
+            return cli_usage(&cli_serve, "at most %d addresses", RR_GATEWAY_MAX_LISTEN);
+        rq->listen[rq->o.n_listen++] = text;
+        return 0;
+    case 'a':
+        rq->o.admin = text;
+        return 0;
+    case 'r':
+        return parse_route(rq, text);
+    case 'C':
+        rq->o.tls_cert = text;
+        return 0;
+    case 'K':
+        rq->o.tls_key = text;
+        return 0;
+    case 'T':
+        rq->o.tls_client_ca = text;
+        return 0;
+    case 'A':
+        rq->o.access_log = text;
+        return 0;
+    case 'I':
+        rq->o.isolate = strcmp(text, "process") == 0;
+        if (!rq->o.isolate && strcmp(text, "worker") != 0)
+            return cli_usage(&cli_serve, "--isolation takes process or worker, not '%s'", text);
+        return 0;
+    case 'c':
+        rq->o.no_cache = true;
+        return 0;
+    case 'v':
+        rq->o.verbose++;
+        return 0;
+    case 'q':
+        rq->o.quiet = true;
+        return 0;
+    default:
+        return RR_E_USAGE;
+    }
+}
+
+#define N_WORDS 11 /* other options */
+
+static int parse(struct request *rq, int argc, char **argv)
+{
+    struct option options[N_NUMBERS + N_WORDS + 1] = {
+        {"listen", required_argument, NULL, 'l'},
+        {"admin", required_argument, NULL, 'a'},
+        {"route", required_argument, NULL, 'r'},
+        {"access-log", required_argument, NULL, 'A'},
+        {"tls-cert", required_argument, NULL, 'C'},
+        {"tls-key", required_argument, NULL, 'K'},
+        {"tls-client-ca", required_argument, NULL, 'T'},
+        {"isolation", required_argument, NULL, 'I'},
+        {"no-cache", no_argument, NULL, 'c'},
+        {"verbose", no_argument, NULL, 'v'},
+        {"quiet", no_argument, NULL, 'q'}};
+    int c, r = 0;
+
+    for (size_t n = 0; n < N_NUMBERS; n++)
+        options[N_WORDS + n] =
+            (struct option){number_options[n].name, required_argument, NULL, 1000 + (int)n};
+    while (r == 0 && (c = getopt_long(argc, argv, "l:r:vq", options, NULL)) != -1)
+        r = c >= 1000 ? take_number(rq, (size_t)c - 1000, optarg) : take_option(rq, c, optarg);
+    if (r == 0 && (!rq->o.tls_cert != !rq->o.tls_key || (rq->o.tls_client_ca && !rq->o.tls_cert)))
+        r = cli_usage(&cli_serve,
+                      "--tls-cert and --tls-key go together, --tls-client-ca with both");
+    return r ? r : add_operands(rq, argc, argv);
+}
+
+static int run(int argc, char **argv)
+{
+    static struct request rq;
+    struct rr_error err = {0};
+    int r;
+
+    rq.o.listen = rq.listen;
+    rq.o.routes = rq.routes;
+    r = parse(&rq, argc, argv);
+    if (r == 0) {
+        rr_log_set_level(rq.o.quiet ? 0 : 1 + rq.o.verbose);
+        r = rr_gateway_run(&rq.o, &err);
+        if (r)
+            r = cli_error(&err);
+    }
+    for (size_t n = 0; n < RR_GATEWAY_MAX_ROUTES; n++)
+        free(rq.paths[n]);
+    return r;
+}
+
+const struct cli_command cli_serve = {
+    .name = "serve",
+    .summary = "answer HTTP requests with workflows",
+    .help =
+        "Usage: roadrunner serve WORKFLOW... [OPTION...]\n\n"
+        "Each request's body goes through a workflow, whose result is the reply. One workflow\n"
+        "answers at all paths, of several each at /NAME. SIGTERM ends it when what runs has been\n"
+        "answered, SIGHUP reads the workflows and modules again.\n\n"
+        "Options:\n"
+        "  -l, --listen ADDR    HOST:PORT, [HOST]:PORT, :PORT or unix:PATH; may be repeated\n"
+        "                       (default: 127.0.0.1:8080, or systemd's sockets)\n"
+        "  -r, --route PATH=WORKFLOW\n"
+        "                       answer at PATH and below it; may be repeated\n"
+        "      --admin ADDR     /healthz, /readyz and /metrics are there and nowhere else\n"
+        "      --access-log FILE\n"
+        "                       one line of JSON per request; - is stdout (default: none)\n"
+        "      --tls-cert FILE, --tls-key FILE\n"
+        "                       certificate chain and key, PEM: TLS at all TCP addresses but "
+        "--admin\n"
+        "      --tls-client-ca FILE\n"
+        "                       let in only who has a certificate of these authorities\n"
+        "      --deadline TIME  for a request, once it has been read (60s)\n"
+        "      --concurrency N  workflows that run at once (4 per core, at least 8)\n"
+        "      --queue N        requests that wait, per workflow; more get 503 (1024)\n"
+        "      --duplicates TIME\n"
+        "                       CloudEvents with source and id of one that was handled before,\n"
+        "                       up to so long ago, are answered with 202 and not handled again\n"
+        "      --max-body SIZE  (64MiB); the `max` of the input's edge holds, too\n"
+        "      --max-memory SIZE\n"
+        "                       of all bodies of requests together (a quarter of the memory)\n"
+        "      --max-header SIZE      of a request's head (16KiB)\n"
+        "      --max-connections N    (4096)\n"
+        "      --header-time TIME     for a request's head (10s)\n"
+        "      --idle TIME            between requests of a connection (60s)\n"
+        "      --min-rate SIZE        per second, of bodies and replies (1KiB)\n"
+        "      --drain TIME           for what runs, after SIGTERM (30s)\n"
+        "      --threads N            that read and write (one per core)\n"
+        "      --isolation process    run each function in a process of its own\n"
+        "      --no-cache             compile the modules anew and store nothing\n"
+        "  -v, --verbose        more messages; twice: still more\n"
+        "  -q, --quiet          nothing but errors\n",
+    .run = run,
+};

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Start, signals, reload, end; and the watch over loops that a long run holds up. */
+#include "gateway/gateway.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "gateway/internal.h"
+
+/* A run this long holds a loop up; in less, others may have had the CPU. */
+#define STUCK_NS 5000000u
+#define WATCH_MS 2            /* a loop that is held up longer goes to another thread */
+#define PARK_NS 100000000u    /* without events, the watch sleeps */
+#define CANCEL_NS 2000000000u /* for what is interrupted after the drain */
+#define SECOND 1000000000ull
+
+static void preset64(uint64_t *value, uint64_t usual)
+{
+    *value = *value ? *value : usual;
+}
+
+static void preset(unsigned int *value, unsigned int usual)
+{
+    *value = *value ? *value : usual;
+}
+
+void rr_gateway_defaults(struct rr_gateway_options *o)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN), pages = sysconf(_SC_PHYS_PAGES);
+
+    preset(&o->threads, cores > 0 ? (unsigned int)rr_min((uint64_t)cores, 64) : 1);
+    preset(&o->concurrency, o->threads > 2 ? 4 * o->threads : 8);
+    preset(&o->queue, 1024);
+    preset(&o->max_connections, 4096);
+    preset(&o->max_header_bytes, 16u << 10);
+    preset64(&o->max_body_bytes, 64 * RR_MIB);
+    preset64(&o->max_memory_bytes, pages > 0 ? (uint64_t)pages * 4096 / 4 : RR_GIB);
+    preset64(&o->deadline_ns, 60 * SECOND);
+    preset64(&o->drain_ns, 30 * SECOND);
+    preset64(&o->idle_ns, 60 * SECOND);
+    preset64(&o->header_ns, 10 * SECOND);
+    preset64(&o->min_rate_bytes, 1024);
+}
+
+/* --- start ----------------------------------------------------------------------------------- */
+
+static int open_log(struct gateway *gw, struct rr_error *err)
+{
+    const char *path = gw->o.access_log;
+
+    gw->log_fd = -1;
+    if (!path)
+        return 0;
+    gw->log_fd = strcmp(path, "-") == 0
+                     ? fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3)
+                     : open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (gw->log_fd >= 0)
+        return 0;
+    return rr_error_set(err, RR_E_OUTPUT, "give a file that you may write to",
+                        "cannot write the access log %s: %s", path, strerror(errno));
+}
+
+/* Connections are descriptors: as many as we may have. */
+static void raise_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int init(struct gateway *gw, struct rr_error *err)
+{
+    int r = open_log(gw, err);
+
+    gw->n_loops = gw->o.threads;
+    /* Each loop can lose its thread to a long run, and then needs another. */
+    gw->n_threads = 2 * gw->n_loops + gw->o.concurrency;
+    gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));
+    gw->loops = aligned_alloc(64, gw->n_loops * sizeof(*gw->loops));
+    if (r == 0 && (!gw->threads || !gw->loops))
+        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    if (gw->loops)
+        memset(gw->loops, 0, gw->n_loops * sizeof(*gw->loops));
+    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++)
+        r = rr_loop_init(gw, &gw->loops[n], n, err);
+    if (r)
+        return r;
+    if (gw->o.duplicates_ns && !(gw->events = rr_events_new(gw->o.duplicates_ns)))
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    if (gw->o.tls_cert)
+        r = rr_tls_new(&gw->o, &gw->tls, err);
+    if (r)
+        return r;
+    raise_files();
+    gw->watch_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    gw->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    r = rr_listen_all(gw, err);
+    if (r == 0)
+        r = rr_generation_new(gw, &gw->generation, err);
+    return r;
+}
+
+static int start_threads(struct gateway *gw, struct rr_error *err)
+{
+    for (unsigned int n = 0; n < gw->n_loops; n++)
+        rr_pool_adopt(&gw->pool, &gw->loops[n]);
+    for (unsigned int n = 0; n < gw->n_threads; n++) {
+        struct thread *t = &gw->threads[n];
+
+        *t = (struct thread){.gw = gw, .id = n};
+        if (pthread_create(&t->thread, NULL, rr_pool_main, t) != 0)
+            return rr_error_set(err, RR_E_SYSTEM, "lower --concurrency", "cannot start a thread");
+        t->runs = true;
+    }
+    return 0;
+}
+
+/* Type=notify of systemd: sd_notify(3). */
+static void notify(const char *state)
+{
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof(a.sun_path))
+        return;
+    memcpy(a.sun_path, path, strlen(path));
+    if (path[0] == '@')
+        a.sun_path[0] = '\0';
+    fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&a,
+               (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))) < 0)
+        rr_log(1, "cannot tell systemd: %s", strerror(errno));
+    close(fd);
+}
+
+/* --- signals --------------------------------------------------------------------------------- */
+
+/* The old file may have been moved away. */
+static void reopen_log(struct gateway *gw)
+{
+    int fd;
+
+    if (gw->log_fd < 0 || strcmp(gw->o.access_log, "-") == 0)
+        return;
+    fd = open(gw->o.access_log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0 || dup3(fd, gw->log_fd, O_CLOEXEC) < 0)
+        rr_log(0, "cannot open the access log anew: %s", strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+static void reload(struct gateway *gw)
+{
+    struct generation *g = NULL, *old;
+    struct ssl_ctx_st *tls = NULL, *old_tls;
+    struct rr_error err = {0};
+
+    notify("RELOADING=1");
+    reopen_log(gw);
+    if ((gw->tls && rr_tls_new(&gw->o, &tls, &err)) || rr_generation_new(gw, &g, &err)) {
+        rr_tls_free(tls);
+        count(&gw->n_bad_reloads, 1);
+        rr_log(0, "reload refused, what was loaded stays: %s%s%s", err.file,
+               err.file[0] ? ": " : "", err.text);
+        notify("READY=1");
+        return;
+    }
+    pthread_mutex_lock(&gw->lock);
+    old = gw->generation;
+    g->number = old->number + 1;
+    gw->generation = g;
+    old_tls = gw->tls;
+    gw->tls = tls;
+    pthread_mutex_unlock(&gw->lock);
+    rr_generation_unref(old);
+    rr_tls_free(old_tls); /* connections hold on to what they began with */
+    count(&gw->n_reloads, 1);
+    if (!gw->o.quiet)
+        fprintf(stderr, "roadrunner: reloaded\n");
+    notify("READY=1");
+}
+
+/* A loop whose thread runs a workflow for long goes on with another. */
+static void rescue(struct gateway *gw)
+{
+    uint64_t now = rr_now_ns();
+
+    for (unsigned int n = 0; n < gw->n_loops; n++) {
+        struct loop *loop = &gw->loops[n];
+        uint64_t since = atomic_load(&loop->running_since_ns);
+
+        if (since > LOOP_STOLEN && now > since && now - since > STUCK_NS &&
+            atomic_compare_exchange_strong(&loop->running_since_ns, &since, LOOP_STOLEN))
+            rr_pool_adopt(&gw->pool, loop);
+    }
+}
+
+static uint64_t turns(const struct gateway *gw)
+{
+    uint64_t sum = 0;
+
+    for (unsigned int n = 0; n < gw->n_loops; n++)
+        sum += atomic_load(&gw->loops[n].n_turns) +
+               (atomic_load(&gw->loops[n].running_since_ns) > LOOP_STOLEN);
+    return sum;
+}
+
+/* Watches until a signal, which it returns. @until_ns 0: for ever; else 0 when no connection is
+ * left, or -1 at that time. */
+static int watch(struct gateway *gw, int signal_fd, uint64_t until_ns)
+{
+    struct pollfd fds[2] = {{.fd = signal_fd, .events = POLLIN},
+                            {.fd = gw->watch_fd, .events = POLLIN}};
+    uint64_t seen = turns(gw), seen_ns = rr_now_ns(), n, now;
+    struct signalfd_siginfo info;
+
+    for (;;) {
+        bool parked = atomic_load(&gw->parked);
+
+        if (poll(fds, 2, parked && !until_ns ? -1 : WATCH_MS) < 0 && errno != EINTR)
+            return -1;
+        if (read(gw->watch_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+            return -1;
+        if (read(signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+            return (int)info.ssi_signo;
+        rescue(gw);
+        now = rr_now_ns();
+        if (until_ns && atomic_load(&gw->n_connections) == 0)
+            return 0;
+        if (until_ns && now > until_ns)
+            return -1;
+        if (turns(gw) != seen) {
+            seen = turns(gw);
+            seen_ns = now;
+        } else if (!parked && now - seen_ns > PARK_NS) {
+            atomic_store(&gw->parked,
+                         true); /* looked at again before it sleeps, in the next turn */
+            if (turns(gw) != seen)
+                atomic_store(&gw->parked, false);
+        }
+    }
+}
+
+static void kick_all(struct gateway *gw)
+{
+    for (unsigned int n = 0; n < gw->n_loops; n++)
+        rr_loop_kick(&gw->loops[n]);
+}
+
+/* Nothing new; what runs may finish. */
+static void drain(struct gateway *gw, int signal_fd)
+{
+    uint64_t until = rr_now_ns() + gw->o.drain_ns;
+    int r;
+
+    notify("STOPPING=1");
+    if (!gw->o.quiet)
+        fprintf(stderr, "roadrunner: stopping, for at most %s\n", rr_duration_text(gw->o.drain_ns));
+    atomic_store(&gw->draining, true);
+    kick_all(gw);
+    do
+        r = watch(gw, signal_fd, until);
+    while (r == SIGHUP || r == SIGTERM); /* but a second Ctrl-C means now */
+    if (r == 0)
+        return;
+    rr_log(0, "requests are interrupted");
+    rr_generations_cancel(gw);
+    watch(gw, signal_fd, rr_now_ns() + CANCEL_NS);
+}
+
+static void stop(struct gateway *gw)
+{
+    atomic_store(&gw->stop, true);
+    kick_all(gw);
+    rr_pool_stop(&gw->pool);
+    for (unsigned int n = 0; n < gw->n_threads; n++)
+        if (gw->threads && gw->threads[n].runs)
+            pthread_join(gw->threads[n].thread, NULL);
+    for (unsigned int n = 0; gw->loops && n < gw->n_loops; n++)
+        rr_loop_deinit(&gw->loops[n]);
+    rr_generation_unref(gw->generation);
+    rr_message_thread_end();
+    for (size_t n = 0; n < gw->o.n_listen; n++)
+        if (strncmp(gw->o.listen[n], "unix:", 5) == 0 && gw->bound)
+            unlink(gw->o.listen[n] + 5);
+    if (gw->log_fd >= 0)
+        close(gw->log_fd);
+    if (gw->watch_fd > 0)
+        close(gw->watch_fd);
+    if (gw->spare_fd > 0)
+        close(gw->spare_fd);
+    rr_events_free(gw->events);
+    rr_tls_free(gw->tls);
+    free(gw->threads);
+    free(gw->loops);
+    rr_pool_deinit(&gw->pool);
+    pthread_mutex_destroy(&gw->lock);
+}
+
+static int serve(struct gateway *gw, int signal_fd, struct rr_error *err)
+{
+    int r = start_threads(gw, err);
+
+    if (r)
+        return r;
+    notify("READY=1");
+    if (!gw->o.quiet)
+        fprintf(stderr, "roadrunner: ready\n");
+    while (watch(gw, signal_fd, 0) == SIGHUP)
+        reload(gw);
+    drain(gw, signal_fd);
+    return 0;
+}
+
+int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *err)
+{
+    struct gateway gw = {.o = *options, .started_ns = rr_now_ns(), .log_fd = -1};
+    sigset_t set, before;
+    int signal_fd, r;
+
+    rr_gateway_defaults(&gw.o);
+    pthread_mutex_init(&gw.lock, NULL);
+    rr_pool_init(&gw.pool, gw.o.concurrency);
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, &before); /* before there are threads that would take them */
+    r = init(&gw, err);
+    gw.bound = r == 0;
+    signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (r == 0 && signal_fd < 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no signalfd: %s",
+                         strerror(errno));
+    if (r == 0)
+        r = serve(&gw, signal_fd, err);
+    stop(&gw);
+    if (signal_fd >= 0)
+        close(signal_fd);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return r;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gateway: workflows that answer HTTP. May call base, region, engine, abi, workflow and worker.
+ */
+#ifndef RR_GATEWAY_GATEWAY_H
+#define RR_GATEWAY_GATEWAY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+#define RR_GATEWAY_MAX_LISTEN 16
+#define RR_GATEWAY_MAX_ROUTES 256
+
+struct rr_gateway_route {
+    const char *path;     /* "/", or "/name": this path and all below it */
+    const char *workflow; /* file */
+};
+
+/* Zero means the default, which rr_gateway_defaults() fills in. */
+struct rr_gateway_options {
+    const char *const *listen; /* HOST:PORT, [HOST]:PORT, :PORT or unix:PATH */
+    size_t n_listen;
+    const char *admin; /* where /healthz, /readyz and /metrics are; NULL: at all addresses */
+    const struct rr_gateway_route *routes;
+    size_t n_routes;
+    uint64_t max_body_bytes;        /* 64 MiB */
+    uint64_t max_memory_bytes;      /* of all bodies that are there or being received; 1/4 of RAM */
+    uint64_t deadline_ns;           /* from the last byte of a request; 60 s */
+    uint64_t drain_ns;              /* for what runs, after SIGTERM; 30 s */
+    uint64_t idle_ns;               /* between requests; 60 s */
+    uint64_t header_ns;             /* from a head's first byte to its last; 10 s */
+    uint64_t duplicates_ns;         /* how long events are remembered; 0: not at all */
+    uint64_t min_rate_bytes;        /* per second, of bodies and replies, after 5 s; 1024 */
+    unsigned int max_header_bytes;  /* 16 KiB */
+    unsigned int max_connections;   /* 4096 */
+    unsigned int concurrency;       /* functions that run at once; max(8, 4 * cores) */
+    unsigned int queue;             /* requests of one workflow that wait; 1024 */
+    unsigned int threads;           /* that read and write; cores */
+    const char *tls_cert, *tls_key; /* PEM files: TLS at all TCP addresses but @admin; NULL: none */
+    const char *tls_client_ca;      /* only clients with a certificate of it; NULL: all */
+    const char *access_log;         /* file, "-": stdout; NULL: none */
+    bool no_cache, isolate, quiet;
+    int verbose;
+};
+
+void rr_gateway_defaults(struct rr_gateway_options *o);
+/* Answer until SIGTERM or SIGINT, then finish what runs. SIGHUP: read the workflows again. */
+int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *err);
+
+#endif

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared by the files of gateway/ only:
+ *   http.c    bytes of HTTP, no sockets
+ *   listen.c  addresses and sockets
+ *   loop.c    threads that wait for connections
+ *   conn.c    one connection
+ *   reply.c   what is answered
+ *   meta.c    metadata of requests and replies
+ *   pool.c    threads that run workflows
+ *   tls.c     TLS
+ *   event.c   CloudEvents
+ *   app.c     workflows, and their reload
+ *   stats.c   figures
+ *
+ * Threads. A loop is a set of connections with an epoll, run by one thread at a time, which alone
+ * touches them. It runs workflows that are known to be fast itself; should one of these take long,
+ * the watch in gateway.c takes the loop away from it and another thread goes on with it. All other
+ * workflows go to the pool.
+ */
+#ifndef RR_GATEWAY_INTERNAL_H
+#define RR_GATEWAY_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+
+#include "gateway/gateway.h"
+#include "gateway/http.h"
+#include "worker/serve.h"
+
+#define N_BUCKETS 24 /* of a histogram: up to 16 us, then each twice the one before */
+#define N_STATUS 40
+#define N_EVENTS 128
+#define LOOP_STOLEN 1u /* of loop.running_since_ns */
+#define FAST_NS 1000000u
+
+typedef _Atomic uint64_t counter; /* one thread writes, any may read */
+
+static inline void count(counter *c, uint64_t n)
+{
+    atomic_store_explicit(c, atomic_load_explicit(c, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+static inline uint64_t counted(const counter *c)
+{
+    return atomic_load_explicit(c, memory_order_relaxed);
+}
+
+struct histogram {
+    counter buckets[N_BUCKETS + 1], sum_ns;
+};
+
+struct stats {
+    counter requests[N_STATUS]; /* by the index of status_index() */
+    struct histogram duration, run;
+    counter received_bytes, sent_bytes;
+    counter copied_in_bytes;  /* of bodies, in user space, before the first function */
+    counter copied_out_bytes; /* of replies; stays 0 */
+    counter fresh, reused;    /* instances */
+    counter handoffs[5], handoff_bytes[5], handoff_copied_bytes; /* by enum rr_path */
+    counter inline_runs, pool_runs, stolen_runs, cancelled;
+};
+
+struct app;
+struct conn;
+struct gateway;
+struct loop;
+struct thread;
+
+/* What one thread has of one workflow. */
+struct seat {
+    struct app *app;
+    struct rr_worker *worker; /* owned */
+    struct stats stats;
+} __attribute__((aligned(64)));
+
+struct job {
+    struct job *next;
+    struct loop *loop;
+    struct app *app;
+    struct message *in, *out;       /* owned */
+    uint64_t deadline_ns, begin_ns; /* begin: it could have run */
+    uint64_t start_ns, end_ns;      /* it ran */
+    atomic_bool cancelled;
+    bool queued;          /* under the pool's lock */
+    struct rr_error *err; /* owned; NULL: it went well */
+};
+
+/* A workflow and its path. */
+struct app {
+    struct app *next; /* of those with a queue, under the pool's lock */
+    struct generation *generation;
+    const struct rr_gateway_route *route;
+    struct rr_workflow *wf;
+    /* One per thread; of an isolated one only the first has a worker, and there is one more, for
+     * what that tells. */
+    struct seat *seats;
+    bool isolated; /* runs one message at a time, in the pool */
+    uint64_t max_body_bytes;
+    _Atomic uint64_t usual_ns; /* moving average of a run; UINT64_MAX: unknown */
+    atomic_uint n_known;
+    /* under the pool's lock: */
+    struct job *first, *last;
+    unsigned int n_queued, n_running;
+};
+
+/* The workflows as of one reading of their files. */
+struct generation {
+    struct gateway *gw;
+    struct generation *next; /* of all that live, under gw->lock */
+    atomic_uint refs;
+    unsigned int number;
+    struct app *apps;
+    size_t n_apps;
+};
+
+struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct app *apps; /* ring of those with jobs: @apps is next */
+    struct loop *orphans;
+    unsigned int n_running, max_running, n_queued;
+    bool stop;
+};
+
+enum kind { KIND_LISTENER, KIND_CONN, KIND_WAKE };
+
+struct listener {
+    enum kind kind; /* first */
+    int fd;
+    bool admin, tcp, tls;
+};
+
+struct loop {
+    unsigned int id;
+    struct gateway *gw;
+    int epoll_fd, wake_fd;
+    enum kind wake_kind;
+    struct thread *runner;
+    struct loop *next_orphan;
+    struct listener *listeners; /* owned */
+    size_t n_listeners;
+    bool listening;
+    struct conn *conns;
+    size_t n_conns;
+    struct conn *ready_first, *ready_last;
+    /* Here and not on a stack, since another thread may have to go on with them. */
+    struct epoll_event events[N_EVENTS];
+    int n_events, next_event, n_ready_turn;
+    uint64_t next_scan_ns;
+    uint64_t random;
+    char date[40];
+    int64_t date_s;
+    char *spare; /* a buffer for heads */
+    char *log;
+    size_t log_len;
+    uint64_t n_log_lines; /* in it */
+    struct stats stats;   /* of what reached no workflow */
+    _Atomic uint64_t n_turns;
+    /* When it began to run a workflow itself; 0: it does not; LOOP_STOLEN. */
+    _Atomic uint64_t running_since_ns;
+    pthread_mutex_t lock;
+    struct job *done; /* under the lock */
+    bool told;        /* under the lock: wake_fd is written */
+} __attribute__((aligned(64)));
+
+struct thread {
+    struct gateway *gw;
+    unsigned int id;
+    pthread_t thread;
+    bool runs;
+};
+
+struct gateway {
+    struct rr_gateway_options o;
+    struct loop *loops;
+    unsigned int n_loops;
+    struct thread *threads;
+    unsigned int n_threads;
+    struct pool pool;
+    pthread_mutex_t lock; /* generation, tls */
+    struct generation *generation, *all;
+    struct ssl_ctx_st *tls; /* NULL: none */
+    atomic_uint n_connections;
+    _Atomic uint64_t memory_bytes; /* of bodies */
+    atomic_bool draining, stop;
+    atomic_bool parked; /* the watch sleeps */
+    int watch_fd;
+    int log_fd;
+    struct rr_events *events; /* NULL: all are taken for new */
+    bool bound;               /* its sockets are ours, and their files */
+    int spare_fd; /* closed to accept and refuse a connection when there are no others */
+    counter n_refused, n_accepted, n_reloads, n_bad_reloads;
+    _Atomic uint64_t n_lost_lines;
+    uint64_t started_ns;
+};
+
+/* Metadata being written. */
+struct meta {
+    uint8_t *data; /* owned */
+    size_t len, cap;
+    bool failed;
+};
+
+enum conn_state { CONN_HEAD, CONN_BODY, CONN_WAIT, CONN_WRITE, CONN_LINGER };
+
+struct conn {
+    enum kind kind; /* first */
+    enum conn_state state;
+    int fd;
+    struct ssl_st *ssl; /* owned; NULL: no TLS */
+    struct loop *loop;
+    struct conn *prev, *next, *ready_next;
+    bool half_closed; /* nothing more comes, but for what is there already */
+    bool readable, writable, ended, is_ready, admin, tcp;
+    bool keep, no_body; /* of the request: keep the connection; a reply without a body */
+    bool old;           /* HTTP/1.0 */
+    bool gone;          /* to be freed when its job is done */
+    char *in;           /* owned: what was received and not used, [in_at, in_len) */
+    size_t in_at, in_len, seen;
+    struct app *app; /* owned reference to its generation */
+    struct job job;
+    struct message *body;          /* owned: being received */
+    uint64_t body_len, body_known; /* UINT64_MAX: chunked */
+    uint64_t budget_bytes;         /* counted in gw->memory_bytes */
+    struct rr_chunks chunks;
+    struct meta meta;             /* of the request */
+    bool structured;              /* a CloudEvent in JSON */
+    uint32_t event;               /* rr_event_end() */
+    uint64_t since_ns;            /* the state began */
+    uint64_t moved;               /* bytes, in this state */
+    uint64_t mark_ns, mark_moved; /* when its speed was last looked at */
+    uint64_t begin_ns;            /* of the request */
+    char *head; /* owned: of the reply; a body of our own follows in the same memory */
+    size_t head_len;
+    struct message *reply; /* owned */
+    const uint8_t *out;
+    uint64_t out_len, out_at; /* over head and out */
+    int status;
+    char what[120]; /* method and path, for the log */
+    char trace[56]; /* traceparent, as the functions get it */
+};
+
+/* listen.c */
+int rr_listen_all(struct gateway *gw, struct rr_error *err);
+void rr_listen_close(struct loop *loop);
+
+/* loop.c */
+int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err);
+void rr_loop_deinit(struct loop *loop);
+/* Until it is taken away, or all is over. */
+void rr_loop_run(struct loop *loop, struct thread *t);
+/* From any thread: a job is done. */
+void rr_loop_post(struct job *job);
+void rr_loop_kick(struct loop *loop);
+void rr_loop_ready(struct conn *c);
+
+/* conn.c */
+struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from);
+/* Do what can be done now. Return: a job to run here, or NULL. @c may be freed. */
+struct job *rr_conn_advance(struct conn *c, uint32_t events);
+void rr_conn_done(struct job *job);
+/* Once a second. */
+void rr_conn_check(struct conn *c, uint64_t now);
+void rr_conn_close(struct conn *c);
+
+/* reply.c */
+void rr_reply_message(struct conn *c);
+void rr_reply_empty(struct conn *c, int status);
+void rr_reply_error(struct conn *c, const struct rr_error *err);
+__attribute__((format(printf, 3, 4))) void rr_reply_problem(struct conn *c, int status,
+                                                            const char *fmt, ...);
+/* /healthz and its like. False: it is not one of them. */
+bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq);
+void rr_log_request(struct conn *c);
+void rr_log_flush(struct loop *loop);
+/* The HTTP status of an error of ours. */
+int rr_status_of(enum rr_code code);
+
+/* meta.c */
+void rr_meta_put(struct meta *m, const char *prefix, struct rr_text key, struct rr_text value);
+/* Walk over entries; *@at from 0. False at the end. */
+bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *key,
+                  struct rr_text *value);
+bool rr_meta_find(const uint8_t *meta, size_t len, const char *key, struct rr_text *ret);
+/* 0, or the status to refuse it with. */
+int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct meta *m);
+
+/* tls.c */
+struct iovec;
+struct ssl_st;
+struct ssl_ctx_st;
+int rr_tls_new(const struct rr_gateway_options *o, struct ssl_ctx_st **ret, struct rr_error *err);
+void rr_tls_free(struct ssl_ctx_st *ctx);
+struct ssl_st *rr_tls_accept(struct ssl_ctx_st *ctx, int fd); /* NULL without memory */
+/* Tell the other that nothing follows; @last: free it. */
+void rr_tls_end(struct ssl_st *ssl, bool last);
+bool rr_tls_shaken(const struct ssl_st *ssl);
+/* As readv() and writev(), with EAGAIN; less than asked for means neither that nothing more is
+ * there, nor that nothing more fits. */
+ssize_t rr_tls_readv(struct ssl_st *ssl, const struct iovec *iov, int n);
+ssize_t rr_tls_writev(struct ssl_st *ssl, const struct iovec *iov, int n);
+
+/* event.c */
+struct rr_events; /* those that were handled, so that they are not again */
+enum rr_event_seen { RR_EVENT_NEW, RR_EVENT_PENDING, RR_EVENT_DONE };
+struct rr_events *rr_events_new(uint64_t window_ns);
+void rr_events_free(struct rr_events *e);
+bool rr_event_structured(struct rr_text content_type);
+/* An attribute as metadata; false: it is an ordinary header. */
+bool rr_event_header(struct meta *m, struct rr_text name, struct rr_text value);
+int rr_event_check(const struct meta *m);
+/* Structured mode: attributes into @m, and only the data stays in @payload. 0 or a status. */
+int rr_event_unpack(struct meta *m, uint8_t *payload, uint64_t *len);
+/* @ret: to be ended, if it is new; 0: it is no event, or all are taken for new. */
+enum rr_event_seen rr_event_begin(struct rr_events *e, const char *path, const struct meta *m,
+                                  uint32_t *ret);
+void rr_event_end(struct rr_events *e, uint32_t event, bool done);
+
+/* pool.c */
+void rr_pool_init(struct pool *pool, unsigned int max_running);
+void rr_pool_deinit(struct pool *pool);
+/* False: its queue is full. */
+bool rr_pool_submit(struct pool *pool, struct job *job, unsigned int max_queued);
+/* True: it had not begun, and will not. */
+bool rr_pool_withdraw(struct pool *pool, struct job *job);
+void rr_pool_adopt(struct pool *pool, struct loop *loop);
+void rr_pool_stop(struct pool *pool);
+void *rr_pool_main(void *thread);
+void rr_job_run(struct job *job, struct thread *t);
+bool rr_app_fast(const struct app *app);
+
+/* app.c */
+int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_error *err);
+struct generation *rr_generation_current(struct gateway *gw); /* with a reference */
+void rr_generation_unref(struct generation *g);
+/* Interrupt what runs, old or new. */
+void rr_generations_cancel(struct gateway *gw);
+struct app *rr_generation_find(struct generation *g, struct rr_text path);
+
+/* stats.c */
+unsigned int rr_status_index(int status);
+void rr_histogram_add(struct histogram *h, uint64_t ns);
+/* Prometheus text; owned, NULL without memory. */
+char *rr_stats_text(struct gateway *gw, size_t *ret_len);
+
+#endif

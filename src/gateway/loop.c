@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A set of connections, and the thread that serves them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "gateway/internal.h"
+
+#define ACCEPTS 64 /* per turn */
+#define SCAN_NS 1000000000u
+
+int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &loop->wake_kind};
+
+    loop->id = id;
+    loop->gw = gw;
+    loop->wake_kind = KIND_WAKE;
+    pthread_mutex_init(&loop->lock, NULL);
+    loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (loop->epoll_fd < 0 || loop->wake_fd < 0 ||
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, loop->wake_fd, &e) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no epoll: %s",
+                            strerror(errno));
+    if (getrandom(&loop->random, sizeof(loop->random), 0) < 0)
+        loop->random = rr_now_ns() + id;
+    return 0;
+}
+
+void rr_loop_deinit(struct loop *loop)
+{
+    if (!loop->gw)
+        return;
+    while (loop->done) {
+        struct job *job = loop->done;
+
+        loop->done = job->next;
+        rr_conn_done(job);
+    }
+    while (loop->conns)
+        rr_conn_close(loop->conns);
+    rr_listen_close(loop);
+    rr_log_flush(loop);
+    free(loop->listeners);
+    free(loop->spare);
+    free(loop->log);
+    if (loop->epoll_fd >= 0)
+        close(loop->epoll_fd);
+    if (loop->wake_fd >= 0)
+        close(loop->wake_fd);
+    pthread_mutex_destroy(&loop->lock);
+}
+
+void rr_loop_kick(struct loop *loop)
+{
+    uint64_t one = 1;
+
+    if (write(loop->wake_fd, &one, sizeof(one)) < 0)
+        return; /* it is full: the loop is awake */
+}
+
+void rr_loop_post(struct job *job)
+{
+    struct loop *loop = job->loop;
+    bool tell;
+
+    pthread_mutex_lock(&loop->lock);
+    job->next = loop->done;
+    loop->done = job;
+    tell = !loop->told;
+    loop->told = true;
+    pthread_mutex_unlock(&loop->lock);
+    if (tell)
+        rr_loop_kick(loop);
+}
+
+void rr_loop_ready(struct conn *c)
+{
+    struct loop *loop = c->loop;
+
+    if (c->is_ready)
+        return;
+    c->is_ready = true;
+    c->ready_next = NULL;
+    if (loop->ready_last)
+        loop->ready_last->ready_next = c;
+    else
+        loop->ready_first = c;
+    loop->ready_last = c;
+}
+
+/* --- accepting ------------------------------------------------------------------------------- */
+
+static void refuse(int fd)
+{
+    static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+                               "Retry-After: 1\r\nConnection: close\r\n\r\n";
+
+    if (send(fd, busy, sizeof(busy) - 1, MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
+        shutdown(fd, SHUT_WR);
+    close(fd);
+}
+
+/* No descriptors are left: the one in reserve lets us tell so, rather than leave clients waiting.
+ */
+static void accept_without(struct gateway *gw, int listen_fd)
+{
+    int fd;
+
+    pthread_mutex_lock(&gw->lock);
+    close(gw->spare_fd);
+    fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd >= 0)
+        refuse(fd);
+    gw->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    pthread_mutex_unlock(&gw->lock);
+    atomic_fetch_add(&gw->n_refused, 1);
+}
+
+static void add_conn(struct loop *loop, int fd, const struct listener *from)
+{
+    struct gateway *gw = loop->gw;
+    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
+    struct conn *c = NULL;
+    int on = 1;
+
+    if (atomic_fetch_add(&gw->n_connections, 1) < gw->o.max_connections)
+        c = rr_conn_new(loop, fd, from);
+    if (!c) {
+        atomic_fetch_sub(&gw->n_connections, 1);
+        atomic_fetch_add(&gw->n_refused, 1);
+        refuse(fd);
+        return;
+    }
+    atomic_fetch_add(&gw->n_accepted, 1);
+    if (from->tcp)
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    e.data.ptr = c;
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
+        rr_conn_close(c);
+}
+
+static void accept_some(struct loop *loop, const struct listener *l)
+{
+    for (int n = 0; n < ACCEPTS; n++) {
+        int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+        if (fd < 0) {
+            if (errno == EMFILE || errno == ENFILE)
+                accept_without(loop->gw, l->fd);
+            if (errno != ECONNABORTED && errno != EINTR)
+                return;
+            continue;
+        }
+        add_conn(loop, fd, l);
+    }
+}
+
+/* --- running --------------------------------------------------------------------------------- */
+
+/* Run it here. False: that took long, and the loop is another thread's now. */
+static bool run_inline(struct loop *loop, struct job *job, struct thread *t)
+{
+    uint64_t since = rr_now_ns(), expected = since;
+
+    atomic_store(&loop->running_since_ns, since);
+    rr_job_run(job, t);
+    if (atomic_compare_exchange_strong(&loop->running_since_ns, &expected, 0)) {
+        count(&job->app->seats[t->id].stats.inline_runs, 1);
+        rr_conn_done(job);
+        return true;
+    }
+    count(&job->app->seats[t->id].stats.stolen_runs, 1);
+    rr_loop_post(job); /* the last touch: it may be freed from here on */
+    return false;
+}
+
+static void take_done(struct loop *loop)
+{
+    struct job *first;
+    uint64_t n;
+
+    if (read(loop->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+        return;
+    pthread_mutex_lock(&loop->lock);
+    first = loop->done;
+    loop->done = NULL;
+    loop->told = false;
+    pthread_mutex_unlock(&loop->lock);
+    while (first) {
+        struct job *job = first;
+
+        first = job->next;
+        rr_conn_done(job);
+    }
+}
+
+static void scan(struct loop *loop, uint64_t now)
+{
+    struct conn *next;
+
+    for (struct conn *c = loop->conns; c; c = next) {
+        next = c->next;
+        rr_conn_check(c, now);
+    }
+    loop->next_scan_ns = now + SCAN_NS;
+}
+
+/* The next piece of work; a job that is to be run here, or NULL. False: there is none left. */
+static bool next_piece(struct loop *loop, struct job **ret)
+{
+    struct epoll_event *e;
+
+    *ret = NULL;
+    if (loop->next_event < loop->n_events) {
+        e = &loop->events[loop->next_event++];
+        switch (*(enum kind *)e->data.ptr) {
+        case KIND_LISTENER:
+            accept_some(loop, e->data.ptr);
+            break;
+        case KIND_WAKE:
+            take_done(loop);
+            break;
+        case KIND_CONN:
+            *ret = rr_conn_advance(e->data.ptr, e->events);
+            break;
+        }
+        return true;
+    }
+    if (loop->n_ready_turn > 0 && loop->ready_first) {
+        struct conn *c = loop->ready_first;
+
+        loop->n_ready_turn--;
+        loop->ready_first = c->ready_next;
+        if (!loop->ready_first)
+            loop->ready_last = NULL;
+        c->is_ready = false;
+        *ret = rr_conn_advance(c, 0);
+        return true;
+    }
+    return false;
+}
+
+/* The watch sleeps while nothing happens. */
+static void wake_watch(struct gateway *gw)
+{
+    uint64_t one = 1;
+
+    if (atomic_load(&gw->parked) && atomic_exchange(&gw->parked, false) &&
+        write(gw->watch_fd, &one, sizeof(one)) < 0)
+        return;
+}
+
+/* Connections may end here, so no event of theirs may be at hand. */
+static void scan_if_due(struct loop *loop)
+{
+    bool draining = atomic_load(&loop->gw->draining);
+    uint64_t now = rr_now_ns();
+
+    if (draining && loop->listening) {
+        for (size_t n = 0; n < loop->n_listeners; n++)
+            accept_some(loop, &loop->listeners[n]); /* who came in time */
+        rr_listen_close(loop);
+    }
+    if (draining || now >= loop->next_scan_ns)
+        scan(loop, now);
+}
+
+static void wait_for_events(struct loop *loop)
+{
+    int timeout;
+
+    scan_if_due(loop);
+    timeout = loop->ready_first                  ? 0
+              : atomic_load(&loop->gw->draining) ? 20
+              : loop->n_conns                    ? 1000
+                                                 : -1;
+    if (timeout)
+        rr_log_flush(loop);
+    loop->next_event = 0;
+    loop->n_events = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, timeout);
+    if (loop->n_events < 0)
+        loop->n_events = 0;
+    atomic_fetch_add(&loop->n_turns, 1); /* seen by the watch before it looks away, or: */
+    wake_watch(loop->gw);
+    /* Those that are ready now; who becomes so meanwhile waits until others were looked at. */
+    loop->n_ready_turn = N_EVENTS;
+}
+
+void rr_loop_run(struct loop *loop, struct thread *t)
+{
+    struct job *job;
+
+    loop->runner = t;
+    atomic_store(&loop->running_since_ns, 0);
+    while (!atomic_load(&loop->gw->stop)) {
+        if (!next_piece(loop, &job)) {
+            wait_for_events(loop);
+            continue;
+        }
+        if (job && !run_inline(loop, job, t))
+            return;
+    }
+}

@@ -1,0 +1,833 @@
+# SPDX-License-Identifier: Apache-2.0
+"""roadrunner serve, with real clients: curl, http.client, and raw sockets for what these refuse to
+send."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from conftest import BIN, GUESTS, KIB, MIB, ROOT, SLOW, edge
+
+EXAMPLES = GUESTS / "examples"
+HOST = b"Host: a\r\n"
+
+
+class Server:
+    def __init__(self, process):
+        self.process = process
+        self.ports = []
+        self.lines = []
+        self.ready = threading.Event()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            self.lines.append(text)
+            if match := re.search(r"listening at https?://.*:(\d+)$", text):
+                self.ports.append(int(match[1]))
+            if text == "roadrunner: ready":
+                self.ready.set()
+        self.ready.set()
+
+    @property
+    def port(self):
+        return self.ports[0]
+
+    def connect(self, port=None):
+        return socket.create_connection(("127.0.0.1", port or self.port), timeout=30 * SLOW)
+
+    def raw(self, data, port=None):
+        """What comes back for these bytes, until the server closes."""
+        with self.connect(port) as s:
+            s.sendall(data)
+            return read_all(s)
+
+    def ask(self, path="/", body=None, method=None, headers=None, port=None):
+        c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=20 * SLOW)
+        c.request(method or ("POST" if body is not None else "GET"), path, body, headers or {})
+        r = c.getresponse()
+        r.body = r.read()
+        c.close()
+        return r
+
+    def metric(self, name, **labels):
+        text = self.ask("/metrics").body.decode()
+        want = {f'{k}="{v}"' for k, v in labels.items()}
+        total = 0.0
+        for line in text.splitlines():
+            m = re.fullmatch(r"roadrunner_(\w+)(?:\{(.*)\})? (\S+)", line)
+            if m and m[1] == name and want <= set((m[2] or "").split(",")):
+                total += float(m[3])
+        return total
+
+    def wait_log(self, text):
+        wait_for(lambda: any(text in line for line in self.lines), text)
+
+
+def read_all(s):
+    out = b""
+    try:
+        while data := s.recv(65536):
+            out += data
+    except ConnectionResetError:
+        pass
+    return out
+
+
+def wait_for(condition, what, seconds=20):
+    until = time.monotonic() + seconds * SLOW
+    while not condition():
+        assert time.monotonic() < until, f"never: {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def serve(rr, tmp_path):
+    @contextmanager
+    def start(*args, listen="127.0.0.1:0", shell=None, **kw):
+        command = [BIN, "serve", *map(str, args), *(["--listen", listen] if listen else [])]
+        process = subprocess.Popen(
+            ["bash", "-c", shell, BIN, *map(str, args)] if shell else command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=rr.env,
+            **kw,
+        )
+        server = Server(process)
+        try:
+            assert server.ready.wait(60 * SLOW) and process.poll() is None, server.lines
+            yield server
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30 * SLOW)
+            finally:
+                process.kill()
+                server.reader.join(10)
+        assert process.returncode == 0, server.lines
+
+    return start
+
+
+@pytest.fixture
+def flow(rr):
+    def make(module="http", name="flow.yaml", max="64MiB", **fields):
+        return rr.workflow(
+            {"f": {"module": module, **fields}}, [edge("input", "f", max)], "f", name
+        )
+
+    return make
+
+
+# --- requests and replies ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000, 256 * KIB, 256 * KIB + 1, 3 * MIB + 7])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_bodies_come_back(serve, flow, tmp_path, size, chunked):
+    data, out = os.urandom(size), tmp_path / "out"
+    (tmp_path / "in").write_bytes(data)
+    with serve(flow()) as s:
+        for _ in range(6):  # the first ones in the pool, then inline
+            subprocess.run(
+                ["curl", "-sS", "--fail", "-o", out, "--data-binary", f"@{tmp_path}/in"]
+                + (["-H", "Transfer-Encoding: chunked"] if chunked else [])
+                + [f"http://127.0.0.1:{s.port}/echo"],
+                check=True,
+            )
+            assert out.read_bytes() == data
+        if size > MIB and not chunked:  # at most what came with the head
+            assert s.metric("request_copied_bytes_total") <= 6 * 16 * KIB
+        assert s.metric("reply_copied_bytes_total") == 0
+
+
+def test_functions_see_the_request(serve, flow):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with serve(flow()) as s:
+        r = s.ask(
+            "/x/meta?a=b%20c",
+            b"hi",
+            "PUT",
+            {"X-A": "one", "Content-Type": "text/css", "traceparent": trace},
+        )
+        seen = dict(line.split("=", 1) for line in r.body.decode().splitlines())
+        assert r.status == 200 and r.headers["Content-Type"] == "text/plain"
+        assert seen["http-method"] == "PUT" and seen["http-path"] == "/x/meta"
+        assert seen["http-query"] == "a=b%20c" and seen["content-type"] == "text/css"
+        assert seen["http-header:x-a"] == "one" and seen["http-header:host"].startswith("127.")
+        assert seen["traceparent"][:35] == trace[:35] and seen["traceparent"][-2:] == "01"
+        assert seen["traceparent"] != trace
+        r = s.raw(
+            b"GET /meta HTTP/1.1\r\n" + HOST + b"X-A: 1\r\nConnection: close\r\nx-a: 2\r\n\r\n"
+        )
+        assert b"http-header:x-a=1, 2\n" in r and b"http-query=-\n" in r
+        assert re.search(rb"traceparent=00-[0-9a-f]{32}-[0-9a-f]{16}-00\n", r)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "00",
+        "00-" + "0" * 32 + "-00f067aa0ba902b7-01",
+        "ff-" + "1" * 32 + "-" + "2" * 16 + "-01",
+    ],
+)
+def test_a_bad_trace_is_not_taken(serve, flow, bad):
+    with serve(flow()) as s:
+        r = s.ask("/meta", headers={"traceparent": bad})
+        assert re.search(rb"traceparent=00-(?!0{32})[0-9a-f]{32}-[0-9a-f]{16}-00\n", r.body)
+
+
+def test_functions_make_the_reply(serve, flow):
+    with serve(flow()) as s:
+        assert s.ask("/status/418").status == 418
+        r = s.ask("/status/204")
+        assert r.status == 204 and r.body == b"" and "Content-Length" not in r.headers
+        for status in (99, 101, 600, 999):
+            assert s.ask(f"/status/{status}").status == 502
+        assert s.ask("/header?x-b=c").headers["x-b"] == "c"
+        for name in ("connection", "content-length", "Transfer-Encoding", "a:", "(a)"):
+            r = s.ask(f"/header?{name}=7-7")
+            assert r.status == 200 and r.body == b"ok" and "7-7" not in str(r.headers)
+        r = s.ask("/echo", method="HEAD")
+        assert r.status == 200 and r.body == b""
+        assert s.ask("/echo").status == 200
+
+
+def test_failures_have_their_status(serve, flow, rr):
+    with serve(flow(), "--deadline", "500ms") as s:
+        for path, status, what in [
+            ("/trap", 502, "a function failed"),
+            ("/none", 502, "a function failed"),
+            ("/loop", 504, "the deadline passed"),
+        ]:
+            r = s.ask(path)
+            problem = json.loads(r.body)
+            assert (r.status, problem["status"], problem["detail"]) == (status, status, what)
+            assert r.headers["Content-Type"] == "application/problem+json"
+        assert s.ask("/echo", b"x").body == b"x"
+        s.wait_log("function 'f': trap")  # the log says more
+
+
+def test_keep_alive_and_pipelining(serve, flow):
+    one = b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc"
+    two = (
+        b"POST /echo HTTP/1.1\r\n"
+        + HOST
+        + b"Transfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n"
+    )
+    last = b"GET /status/201 HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    with serve(flow()) as s:
+        for step in (1000, 7, 1):
+            data, c = one * 3 + two * 2 + one + last, s.connect()
+            c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for n in range(0, len(data), step):
+                c.sendall(data[n : n + step])
+            out = read_all(c)
+            assert out.count(b"HTTP/1.1 200 OK") == 6 and out.count(b"\r\n\r\nabc") == 4
+            assert out.count(b"\r\n\r\nde") == 2 and out.endswith(b"\r\n\r\nstatus")
+        assert s.metric("connections_accepted_total") == 4  # and this one
+        r = s.raw(b"GET /echo HTTP/1.0\r\n\r\n")
+        assert b"Connection: close" in r
+        with s.connect() as c:
+            for _ in range(3):
+                c.sendall(b"GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+                assert b"Connection: keep-alive" in c.recv(4096)
+
+
+def test_a_client_that_says_all_at_once(serve, flow):
+    """Request, end of sending; then it waits for the reply."""
+    with serve(flow()) as s:
+        for _ in range(8):
+            with s.connect() as c:
+                begin = time.monotonic()
+                c.sendall(b"POST /echo HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi")
+                c.shutdown(socket.SHUT_WR)
+                out = read_all(c)
+                assert (out == b"" or out.endswith(b"hi")) and time.monotonic() - begin < 5 * SLOW
+
+
+def test_expect_continue(serve, flow):
+    head = b"POST /echo HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nConnection: close\r\n"
+    with serve(flow(), "--max-body", "1KiB") as s, s.connect() as c:
+        c.sendall(head + b"Content-Length: 2\r\n\r\n")
+        assert c.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        c.sendall(b"hi")
+        assert read_all(c).endswith(b"\r\n\r\nhi")
+        r = s.raw(head + b"Content-Length: 2000\r\n\r\n")
+        assert r.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in r
+
+
+# --- hostile ----------------------------------------------------------------------------------
+
+CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+HOSTILE = [
+    (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+    (b"GET / HTTP/1.1\n" + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.1\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n", 400),
+    (b"GET / HTTP/1.1\r\n" + HOST + b"X : y\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\n" + HOST + b"X: y\r\n z\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),
+    (
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\nGET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n",
+        400,
+    ),
+    (b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999\r\n\r\n", 413),
+    (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 20000, 431),
+    (b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n" * 200 + b"\r\n", 431),
+    (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 414),
+    (CHUNKED + b"zz\r\n", 400),
+    (CHUNKED + b"1\r\nab\r\n0\r\n\r\n", 400),
+    (CHUNKED + b"1\na\r\n0\r\n\r\n", 400),
+    (CHUNKED + b"fffffffffffff\r\n", 413),
+    (CHUNKED + b"1;" + b"x" * 400, 400),
+    (CHUNKED + b"0\r\nX: " + b"y" * 10000, 400),
+]
+
+
+def test_hostile_requests_are_refused(serve, flow):
+    """One reply, then the end: what follows is not taken for a request."""
+    with serve(flow()) as s:
+        for data, status in HOSTILE:
+            r = s.raw(data + b"\r\n\r\nGET /smuggled HTTP/1.1\r\n" + HOST + b"\r\n")
+            assert r.startswith(b"HTTP/1.1 %d " % status), (data, r)
+            assert r.count(b"HTTP/1.1") == 1, (data, r)
+        assert s.ask("/echo", b"x").status == 200
+        wait_for(lambda: s.metric("connections") == 1, "they are closed")
+        wait_for(lambda: s.metric("live_bytes") + s.metric("body_bytes") == 0, "all is back")
+
+
+def test_limits_of_bodies(serve, flow):
+    with serve(flow(max="64KiB"), "--max-body", "1GiB") as s:
+        assert s.ask("/echo", b"x" * 65536).status == 200
+        assert s.ask("/echo", b"x" * 65537).status == 413
+        r = s.raw(CHUNKED + b"10000\r\n" + b"x" * 65536 + b"\r\n1\r\nx\r\n0\r\n\r\n")
+        assert r.startswith(b"HTTP/1.1 413 ")
+    with serve(flow(), "--max-memory", "1MiB") as s:
+        assert s.ask("/echo", b"x" * MIB).status == 200
+        r = s.ask("/echo", b"x" * (MIB + 1))
+        assert r.status == 503 and r.headers["Retry-After"]
+        with s.connect() as c:  # what is promised counts
+            c.sendall(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 600000\r\n\r\n")
+            wait_for(lambda: s.metric("body_bytes") == 600000, "it counts")
+            assert s.ask("/echo", b"x" * 600000).status == 503
+        wait_for(lambda: s.metric("body_bytes") == 0, "it is given back")
+        assert s.ask("/echo", b"x" * 600000).status == 200
+
+
+def test_slow_clients_are_dropped(serve, flow):
+    with serve(flow(), "--header-time", "1s", "--idle", "2s", "--min-rate", "1KiB") as s:
+        begin = time.monotonic()
+        with s.connect() as head, s.connect() as idle, s.connect() as body:
+            head.sendall(b"GET / HTTP/1.1\r\n")
+            body.sendall(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 100000\r\n\r\nabc")
+            assert read_all(head).startswith(b"HTTP/1.1 408 ")
+            assert read_all(idle) == b""
+            assert read_all(body).startswith(b"HTTP/1.1 408 ")
+        assert time.monotonic() - begin < 20 * SLOW
+        with s.connect() as reader:  # asks, and does not read
+            reader.sendall(b"GET /big?30000000 HTTP/1.1\r\n" + HOST + b"\r\n")
+            wait_for(lambda: s.metric("connections") == 1, "it is closed")
+        wait_for(lambda: s.metric("live_bytes") == 0, "all is back")
+
+
+def test_many_connections(serve, flow):
+    with serve(flow(), "--max-connections", "20") as s:
+        held = [s.connect() for _ in range(20)]
+        time.sleep(0.3)
+        r = s.raw(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert r.startswith(b"HTTP/1.1 503 ") and b"Retry-After" in r
+        for c in held:
+            c.close()
+        wait_for(lambda: s.ask("/echo").status == 200, "there is room again")
+
+
+# --- concurrency ------------------------------------------------------------------------------
+
+
+def ask_many(s, path, n):
+    """Statuses of @n requests at once."""
+    out = [None] * n
+
+    def one(k):
+        out[k] = s.ask(path).status
+
+    threads = [threading.Thread(target=one, args=(k,)) for k in range(n)]
+    for t in threads:
+        t.start()
+    return threads, out
+
+
+def test_more_than_the_queue_holds_is_shed(serve, flow):
+    with serve(flow(), "--concurrency", "1", "--queue", "2") as s:
+        threads, out = ask_many(s, "/sleep?700", 8)
+        for t in threads:
+            t.join()
+        assert sorted(out) == [200] * 3 + [503] * 5
+        wait_for(lambda: s.metric("requests_total", code="503") == 5, "all are counted")
+
+
+def test_those_who_leave_are_not_served(serve, flow):
+    with serve(flow(), "--concurrency", "1") as s:
+        first, _ = ask_many(s, "/sleep?800", 1)
+        wait_for(lambda: s.metric("pool_running") == 1, "it runs")
+        for _ in range(5):
+            with s.connect() as c:
+                c.sendall(b"GET /sleep?800 HTTP/1.1\r\n" + HOST + b"\r\n")
+                time.sleep(0.05)
+        wait_for(lambda: s.metric("queue_depth") == 0, "they are forgotten")
+        first[0].join()
+        wait_for(lambda: s.metric("cancelled_total") == 5, "they are counted")
+        assert s.metric("run_seconds_count") == 1
+
+
+def test_a_slow_workflow_does_not_starve_others(serve, flow):
+    with serve(flow(name="a.yaml"), "-r", f"/b={flow('echo', 'b.yaml')}") as s:
+        threads, out = ask_many(s, "/a/sleep?2000", 30)
+        time.sleep(0.3)
+        begin = time.monotonic()
+        for _ in range(20):
+            assert s.ask("/b", b"x").status == 200
+        assert time.monotonic() - begin < 1.5 * SLOW
+        for t in threads:
+            t.join()
+        assert out == [200] * 30
+
+
+def test_a_sudden_long_run_does_not_hold_others_up(serve, flow):
+    """The workflow is known to be fast, so it runs on the thread that reads."""
+    with serve(flow(), "--threads", "1", "--deadline", "10s") as s, s.connect() as c:
+        for _ in range(50):
+            assert s.ask("/echo", b"x").status == 200
+        assert s.metric("runs_inline_total") > 0
+        c.sendall(b"GET /sleep?3000 HTTP/1.1\r\n" + HOST + b"\r\n")
+        time.sleep(0.1)
+        begin = time.monotonic()
+        for _ in range(20):
+            assert s.ask("/echo", b"x").status == 200
+        assert time.monotonic() - begin < 1.5 * SLOW
+        assert c.recv(4096).endswith(b"slept")
+        assert s.metric("runs_taken_over_total") >= 1
+
+
+def test_many_clients_at_once(serve, flow):
+    """Everybody gets their own."""
+    with serve(flow(), "-v") as s:
+        wrong = []
+
+        def client(k):
+            c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * SLOW)
+            for n in range(40):
+                body = bytes([k]) * (1 << (n % 20))
+                c.request("POST", "/echo", body)
+                if c.getresponse().read() != body:
+                    wrong.append((k, n))
+
+        threads = [threading.Thread(target=client, args=(k,)) for k in range(16)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert not wrong
+        # counted once it was sent, which its reader may see first
+        answered = {"code": "200", "workflow": "/"}
+        wait_for(lambda: s.metric("requests_total", **answered) == 640, "all are counted")
+        wait_for(lambda: s.metric("live_bytes") + s.metric("body_bytes") == 0, "all is back")
+
+
+# --- CloudEvents ------------------------------------------------------------------------------
+
+
+EVENT = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
+JSON_EVENT = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+
+
+def seen_by(reply):
+    return dict(line.split("=", 1) for line in reply.body.decode().splitlines())
+
+
+def structured(s, event, path="/meta"):
+    text = event if isinstance(event, (str, bytes)) else json.dumps(event)
+    return s.ask(
+        path, text, headers={"Content-Type": "application/cloudevents+json; charset=utf-8"}
+    )
+
+
+def test_events_in_binary_mode(serve, flow):
+    with serve(flow()) as s:
+        r = s.ask("/meta", b"hi", headers={**EVENT, "Ce-Subject": "%E2%82%AC 1%", "ce-num": "7"})
+        seen = seen_by(r)
+        assert seen["ce-id"] == "1" and seen["ce-source"] == "/s" and seen["ce-type"] == "t"
+        assert seen["ce-subject"] == "€ 1%" and seen["ce-num"] == "7" and seen["body"] == "hi"
+        for missing in ("ce-id", "ce-source", "ce-type"):
+            headers = {k: v for k, v in EVENT.items() if k != missing}
+            assert s.ask("/meta", b"", headers=headers).status == 400
+        assert s.ask("/meta", b"", headers={**EVENT, "ce-specversion": "0.3"}).status == 400
+        batch = {"Content-Type": "application/cloudevents-batch+json"}
+        assert s.ask("/meta", b"[]", headers=batch).status == 415
+
+
+@pytest.mark.parametrize(
+    "extra, type, body",
+    [
+        ({}, "application/json", ""),
+        ({"data": {"a": [1, {"data": "}"}]}}, "application/json", '{"a": [1, {"data": "}"}]}'),
+        ({"data": 12345678901234567890123}, "application/json", "12345678901234567890123"),
+        ({"data": 'q"\\'}, "application/json", '"q\\"\\\\"'),
+        ({"data": "text", "datacontenttype": "text/plain"}, "text/plain", "text"),
+        ({"data_base64": "aGk=", "datacontenttype": "x/y"}, "x/y", "hi"),
+        ({"data_base64": "aGkh", "datacontenttype": "x/y"}, "x/y", "hi!"),
+        ({"data": None, "subject": None}, "application/json", "null"),
+    ],
+)
+def test_events_in_structured_mode(serve, flow, extra, type, body):
+    with serve(flow()) as s:
+        seen = seen_by(structured(s, {**JSON_EVENT, "num": 7, **extra}))
+        assert seen["ce-id"] == "1" and seen["ce-num"] == "7" and seen["ce-type"] == "t"
+        assert seen["content-type"] == type and seen["body"] == body
+
+
+def test_events_that_are_none(serve, flow):
+    with serve(flow()) as s:
+        for bad in [
+            "",
+            "{",
+            "[]",
+            "{}",
+            json.dumps(JSON_EVENT) + "x",
+            json.dumps({**JSON_EVENT, "specversion": "2.0"}),
+            json.dumps({**JSON_EVENT, "id": ""}),
+            json.dumps({**JSON_EVENT, "Bad": "1"}),
+            json.dumps({**JSON_EVENT, "a": {}}),
+            json.dumps({**JSON_EVENT, "data": 1, "data_base64": "aGk="}),
+            json.dumps({**JSON_EVENT, "data_base64": "a"}),
+            json.dumps({**JSON_EVENT, "data_base64": 1}),
+            json.dumps(JSON_EVENT)[:-1] + ', "data": 1, "data": 2}',
+            json.dumps({**JSON_EVENT, "data": [[]]}).replace("[[]]", "[" * 100 + "]" * 100),
+            json.dumps(JSON_EVENT).encode().replace(b'"t"', b'"\xff"'),
+        ]:
+            assert structured(s, bad).status == 400, bad
+        assert structured(s, {**JSON_EVENT, "data": "x" * MIB}).status == 413
+        assert structured(s, JSON_EVENT).status == 200
+
+
+def test_duplicates(serve, flow):
+    with serve(flow(), "--duplicates", "1500ms") as s:
+        assert s.ask("/echo", b"x", headers=EVENT).body == b"x"
+        r = s.ask("/echo", b"x", headers=EVENT)
+        assert (r.status, r.body) == (202, b"")
+        assert structured(s, JSON_EVENT).status == 202
+        for other in ({"ce-id": "2"}, {"ce-source": "/t"}):
+            assert s.ask("/echo", b"x", headers={**EVENT, **other}).status == 200
+        failing = {**EVENT, "ce-id": "3"}
+        assert s.ask("/trap", b"x", headers=failing).status == 502
+        assert s.ask("/status/503", b"x", headers=failing).status == 503
+        assert s.ask("/echo", b"x", headers=failing).status == 200
+        assert s.ask("/echo", b"x", headers=failing).status == 202
+        with s.connect() as c:
+            c.sendall(
+                b"POST /sleep?900 HTTP/1.1\r\n" + HOST + b"ce-specversion: 1.0\r\nce-id: 4\r\n"
+                b"ce-source: /s\r\nce-type: t\r\n\r\n"
+            )
+            time.sleep(0.3)
+            assert s.ask("/echo", b"x", headers={**EVENT, "ce-id": "4"}).status == 409
+            assert c.recv(4096).endswith(b"slept")
+        time.sleep(1.6)
+        assert s.ask("/echo", b"x", headers=EVENT).status == 200
+    with serve(flow()) as s:
+        assert [s.ask("/echo", b"x", headers=EVENT).status for _ in range(2)] == [200, 200]
+
+
+# --- life -------------------------------------------------------------------------------------
+
+
+def test_sigterm_lets_what_runs_finish(serve, flow):
+    with serve(flow()) as s:
+        threads, out = ask_many(s, "/sleep?1000", 3)
+        idle = s.connect()
+        wait_for(lambda: s.metric("pool_running") == 3, "they run")
+        s.process.send_signal(signal.SIGTERM)
+        assert read_all(idle) == b""
+        for t in threads:
+            t.join()
+        assert out == [200] * 3
+        s.process.wait(10)
+        with pytest.raises(ConnectionRefusedError):
+            s.connect()
+
+
+def test_a_drain_has_an_end(serve, flow):
+    with serve(flow(), "--drain", "500ms", "--deadline", "1m") as s:
+        threads, out = ask_many(s, "/loop", 1)
+        wait_for(lambda: s.metric("pool_running") == 1, "it runs")
+        begin = time.monotonic()
+        s.process.send_signal(signal.SIGTERM)
+        s.process.wait(20 * SLOW)
+        threads[0].join()
+        assert out == [503] and time.monotonic() - begin < 5 * SLOW
+
+
+def test_reload(serve, flow, rr, tmp_path):
+    shutil.copy(GUESTS / "tests/http.wasm", tmp_path / "f.wasm")
+    path = rr.workflow({"f": {"module": str(tmp_path / "f.wasm")}}, [edge("input", "f")], "f")
+    with serve(path, "-v") as s:
+        failed, stop = [], threading.Event()
+
+        def keep_asking():
+            while not stop.is_set():
+                if s.ask("/echo", b"x").status != 200:
+                    failed.append(1)
+
+        t = threading.Thread(target=keep_asking)
+        t.start()
+        for n in range(1, 4):
+            s.process.send_signal(signal.SIGHUP)
+            wait_for(lambda n=n: s.metric("generation") == n, "reloaded")
+        (tmp_path / "f.wasm").write_bytes(b"not wasm")
+        s.process.send_signal(signal.SIGHUP)
+        s.wait_log("reload refused")
+        assert s.metric("reloads_refused_total") == 1 and s.metric("generation") == 3
+        stop.set()
+        t.join()
+        assert not failed and s.ask("/echo", b"x").body == b"x"
+
+
+def test_unix_socket(serve, flow, tmp_path):
+    path = tmp_path / "s"
+    for _ in range(2):
+        with serve(flow(), listen=f"unix:{path}"):
+            r = subprocess.run(
+                ["curl", "-sS", "--unix-socket", path, "-d", "hi", "http://x/echo"],
+                check=True,
+                capture_output=True,
+            )
+            assert r.stdout == b"hi"
+        assert not path.exists()
+    stale = socket.socket(socket.AF_UNIX)  # of a server that was killed
+    stale.bind(str(path))
+    stale.close()
+    with serve(flow(), listen=f"unix:{path}"):
+        pass
+
+
+def test_socket_activation(serve, flow):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, fd = listener.getsockname()[1], listener.fileno()
+        # LISTEN_PID is the server's own, which only a shell in between knows beforehand
+        script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve "$1" 3<&{fd}'
+        with serve(flow(), listen=None, shell=script, pass_fds=(fd,)) as s:
+            assert s.ask("/echo", b"hi", port=port).body == b"hi"
+            assert not s.ports
+
+
+def test_ipv6_and_admin(serve, flow):
+    with serve(flow(), "--admin", "127.0.0.1:0", listen="[::1]:0") as s:
+        c = http.client.HTTPConnection("::1", s.ports[0])
+        c.request("GET", "/echo")
+        assert c.getresponse().status == 200
+        c = http.client.HTTPConnection("::1", s.ports[0])
+        c.request("GET", "/metrics")
+        assert b"roadrunner_" not in c.getresponse().read()
+        for path, status in [("/metrics", 200), ("/healthz", 200), ("/readyz", 200), ("/x", 404)]:
+            assert s.ask(path, port=s.ports[1]).status == status
+        assert s.ask("/metrics", b"x", port=s.ports[1]).status == 405
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory):
+    """An authority, and certificates for a server and a client."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(*args):
+        subprocess.run(["openssl", *args], check=True, cwd=folder, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca")
+    for name in ("server", "client"):
+        openssl(
+            "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"
+        )
+        (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        openssl(
+            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial".split(),
+            *f"-extfile ext -out {name}.pem".split(),
+        )
+    return folder
+
+
+def test_tls(serve, flow, pki, tmp_path):
+    data = os.urandom(3 * MIB + 5)
+    (tmp_path / "in").write_bytes(data)
+    files = ["--tls-cert", pki / "server.pem", "--tls-key", pki / "server.key"]
+    with serve(flow(), *files, "--header-time", "1s", "--admin", "127.0.0.1:0") as s:
+        curl = [
+            "curl",
+            "-sS",
+            "--fail",
+            "--cacert",
+            pki / "ca.pem",
+            f"https://127.0.0.1:{s.port}/echo",
+        ]
+        for more in ([], ["-H", "Transfer-Encoding: chunked"], ["--tls-max", "1.2"]):
+            for _ in range(3):
+                r = subprocess.run(
+                    [*curl, *more, "--data-binary", f"@{tmp_path}/in"], capture_output=True
+                )
+                assert r.returncode == 0 and r.stdout == data, r.stderr
+        context = ssl.create_default_context(cafile=pki / "ca.pem")
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with context.wrap_socket(s.connect(), server_hostname="127.0.0.1") as c:
+            assert c.selected_alpn_protocol() == "http/1.1"
+            c.sendall(
+                b"GET /big?9000000 HTTP/1.1\r\n"
+                + HOST
+                + b"\r\n" * 1
+                + b"GET /status/418 HTTP/1.1\r\n"
+            )
+            c.sendall(HOST + b"Connection: close\r\n\r\n")
+            out = read_all(c)  # ends with a notice, or this would raise
+            assert len(out) > 9000000 and b"HTTP/1.1 418 " in out[-300:]
+        assert b"HTTP/1.1 200" not in s.raw(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
+        with s.connect() as c:  # a handshake has its time, too
+            c.sendall(b"\x16\x03\x01")
+            assert read_all(c) == b""
+        assert s.ask("/readyz", port=s.ports[1]).status == 200
+        s.process.send_signal(signal.SIGHUP)
+        s.wait_log("roadrunner: reloaded")
+        assert subprocess.run([*curl, "-d", "x"], capture_output=True).stdout == b"x"
+    with serve(flow(), *files, "--tls-client-ca", pki / "ca.pem") as s:
+        curl = [
+            "curl",
+            "-sS",
+            "--cacert",
+            pki / "ca.pem",
+            f"https://127.0.0.1:{s.port}/echo",
+            "-d",
+            "x",
+        ]
+        assert subprocess.run(curl, capture_output=True).returncode != 0
+        cert = ["--cert", pki / "client.pem", "--key", pki / "client.key"]
+        assert subprocess.run([*curl, *cert], capture_output=True).stdout == b"x"
+
+
+def test_access_log(serve, flow, tmp_path):
+    log = tmp_path / "log"
+    with serve(flow(), "--access-log", log, "--threads", "1") as s:
+        s.ask('/echo"\\', b"abc")
+        s.ask("/trap")
+        s.raw(b"bad\r\n\r\n")
+        log.rename(tmp_path / "old")
+        s.process.send_signal(signal.SIGHUP)
+        s.wait_log("reloaded")
+        s.ask("/echo")
+    assert json.loads(log.read_text())["path"] == "/echo"
+    log = tmp_path / "old"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(x["method"], x["path"], x["status"]) for x in lines] == [
+        ("POST", '/echo"\\', 200),
+        ("GET", "/trap", 502),
+        ("-", "-", 400),
+    ]
+    assert lines[0]["received"] == lines[0]["sent"] == 3 and len(lines[0]["trace"]) == 32
+
+
+def test_metrics_are_well_formed(serve, flow):
+    with serve(flow()) as s:
+        for _ in range(10):
+            s.ask("/echo", b"x" * 300000)
+        wait_for(lambda: s.metric("request_seconds_count", workflow="/") == 10, "all are counted")
+        text = s.ask("/metrics").body.decode()
+        typed = set()
+        for line in text.splitlines():
+            if m := re.fullmatch(r"# TYPE (\S+) (counter|gauge|histogram)", line):
+                assert m[1] not in typed
+                typed.add(m[1])
+            elif not line.startswith("# HELP "):
+                assert re.fullmatch(r'\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? [0-9.e+-]+', line), line
+                name = re.sub(r"_(bucket|sum|count)$", "", re.match(r"\w+", line)[0])
+                assert name in typed or re.match(r"\w+", line)[0] in typed
+        assert s.metric("handoffs_total", path="move") == 10
+
+
+def test_isolated_functions(serve, rr):
+    path = rr.workflow(
+        {"f": {"module": "http", "isolation": "process"}}, [edge("input", "f", "64MiB")], "f"
+    )
+    data = os.urandom(5 * MIB)
+    with serve(path) as s:
+        assert s.ask("/echo", b"small").body == b"small"
+        for _ in range(3):
+            assert s.ask("/echo", data).body == data
+        assert s.ask("/trap").status == 502
+        assert s.ask("/status/207").status == 207
+        threads, out = ask_many(s, "/echo", 10)
+        for t in threads:
+            t.join()
+        assert out == [200] * 10
+
+
+def test_routes(serve, flow):
+    with serve("-r", f"/a={flow()}", "-r", f"/a/b={flow('echo', 'b.yaml')}") as s:
+        assert s.ask("/a/status/201").status == 201
+        assert s.ask("/a/b/status/201", b"x").status == 200
+        assert s.ask("/a/bc/status/201").status == 201
+        assert s.ask("/ab").status == 404 and s.ask("/").status == 404
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["FLOW", "--listen", "nowhere"],
+        ["FLOW", "--listen", "::1:80"],
+        ["FLOW", "--queue", "0"],
+        ["FLOW", "--deadline", "1h"],
+        ["FLOW", "--max-body", "2GiB"],
+        ["FLOW", "--tls-cert", "x"],
+        ["FLOW", "--tls-client-ca", "x"],
+        ["-r", "a=FLOW"],
+        ["-r", "/a/=FLOW"],
+        ["-r", "/a=FLOW", "-r", "/a=FLOW"],
+    ],
+)
+def test_bad_options(rr, flow, args):
+    path = str(flow())
+    r = rr("serve", *[a.replace("FLOW", path) for a in args], timeout=20 * SLOW)
+    assert r.status == 64 and r.err
+
+
+def test_a_taken_address(serve, flow, rr):
+    with serve(flow()) as s:
+        r = rr("serve", flow(), "--listen", f"127.0.0.1:{s.port}", timeout=20 * SLOW)
+        assert r.status == 75 and "Address already in use" in r.err
+
+
+def test_photo_over_http(serve, tmp_path):
+    photo, native = tmp_path / "photo.jpg", tmp_path / "native.jpg"
+    subprocess.run([ROOT / "tools/get-photo", photo], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([os.environ["RR_PHOTO_NATIVE"], photo, native], check=True)
+    with serve(EXAMPLES / "photo/workflow.yaml") as s:
+        for _ in range(3):
+            r = subprocess.run(
+                ["curl", "-sS", "--fail", "--data-binary", f"@{photo}", f"127.0.0.1:{s.port}/"],
+                check=True,
+                capture_output=True,
+            )
+            assert r.stdout == native.read_bytes()
