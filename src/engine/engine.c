@@ -696,7 +696,8 @@ void rr_engine_free(struct rr_engine *engine)
 
 static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr_error *err)
 {
-    __attribute__((cleanup(rr_close_cleanup))) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    __attribute__((cleanup(rr_close_cleanup))) int fd =
+        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* it may be a FIFO */
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
     struct stat st;
     size_t done = 0;

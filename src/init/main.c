@@ -3,11 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "engine/engine.h"
 #include "init/init.h"
+
+#define MAX_COMPILE_S 120
 
 static int usage(void)
 {
@@ -47,7 +50,9 @@ static int prepare(const char *path)
 {
     __attribute__((cleanup(rr_free_cleanup))) char *entry = NULL;
     struct rr_error err = {0};
+    struct rlimit cpu = {MAX_COMPILE_S, MAX_COMPILE_S};
 
+    setrlimit(RLIMIT_CPU, &cpu); /* it runs outside of the container's cgroup */
     if (rr_module_prepare(path, &entry, &err) != 0) {
         rr_log(0, "%s", err.text);
         return (int)err.code;
