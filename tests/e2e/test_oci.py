@@ -218,19 +218,20 @@ def test_a_linux_bundle_is_passed_through(oci, tmp_path):
 
 
 def test_the_worker_cannot_be_changed_from_inside(oci, tmp_path):
-    """A process of the container's, as root, opens the worker through /proc to write to it."""
+    """A process of the container's, as root, reaches the worker through /proc, to change it."""
     bundle = make_bundle(tmp_path, ["/stdio_upper.wasm"], ["stdio_upper"], busybox=True)
     stdin, hold = held_stdin()
     with stdin:
         spawn(oci, bundle, "c1", stdin)
     oci("start", "c1")
     time.sleep(0.2 * SLOW)
-    script = "/bin/busybox cat /proc/1/exe > /dev/null && echo readable; : >> /proc/1/exe && echo WRITTEN"
+    # While it runs, writing is refused for another reason ("Text file busy"); its mode is not.
+    script = "/bin/busybox chmod 0755 /proc/1/exe; : >> /proc/1/exe && echo WRITTEN"
     done = oci("exec", "c1", "/bin/busybox", "sh", "-c", script, ok=False)
     oci("delete", "--force", "c1")
     os.close(hold)
     assert b"WRITTEN" not in done.stdout
-    assert b"Read-only" in done.stderr or b"denied" in done.stderr, done
+    assert b"Read-only file system" in done.stderr, done
 
 
 @pytest.mark.parametrize(
