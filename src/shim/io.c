@@ -289,6 +289,12 @@ void rr_io_close_stdin(struct rr_io *io)
     io->keep[0] = -1;
 }
 
+void rr_io_follow_stdin(struct rr_io *io)
+{
+    if (!io->terminal)
+        rr_io_close_stdin(io);
+}
+
 int rr_io_resize(struct rr_io *io, uint16_t width, uint16_t height)
 {
     struct winsize size = {.ws_col = width, .ws_row = height};

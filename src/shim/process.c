@@ -154,6 +154,8 @@ void proc_started(struct proc *p)
 {
     p->status = TASK_RUNNING;
     p->busy = false;
+    if (p->io_open)
+        rr_io_follow_stdin(&p->io);
     proc_tell_end(p);
 }
 

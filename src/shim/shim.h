@@ -78,7 +78,9 @@ struct rr_io {
 /* Open what @paths name. 0, or an enum rr_code: RR_E_INVALID for what we do not know. */
 int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *out,
                const char *err_path, bool terminal, struct rr_error *err);
-void rr_io_started(struct rr_io *io);     /* the process has its copies */
+void rr_io_started(struct rr_io *io); /* the process has its copies */
+/* Who writes into it has opened it by now: when they close it, that is its end. */
+void rr_io_follow_stdin(struct rr_io *io);
 void rr_io_close_stdin(struct rr_io *io); /* for good */
 int rr_io_resize(struct rr_io *io, uint16_t width, uint16_t height);
 void rr_io_close(struct rr_io *io);

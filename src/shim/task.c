@@ -932,6 +932,7 @@ static const struct {
 void rr_tasks_call(void *user, struct rr_rpc *rpc, const char *method, const uint8_t *data,
                    size_t len)
 {
+    rr_log(3, "%s", method);
     for (size_t i = 0; i < RR_ARRAY_LEN(calls); i++) {
         ProtobufCMessage *m;
 
