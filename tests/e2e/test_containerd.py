@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The containerd shim, under Debian's containerd 1.6 and under containerd 2."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BUILD, SLOW, guest
+from containers import BUSYBOX, can_make_containers, cgroups, make_image, mounts, processes
+
+CACHE = Path(os.environ.get("RR_ENGINE_CACHE", Path.home() / ".cache/roadrunner"))
+CYCLES = int(os.environ.get("RR_CYCLES", "25"))
+RUNTIME = ["--runtime", "io.containerd.roadrunner.v1"]
+
+pytestmark = pytest.mark.skipif(
+    not can_make_containers(), reason="the system lets this user make no containers"
+)
+
+
+def find_containerd(version):
+    """Folder of containerd and ctr: Debian's, or the one that tools/setup built."""
+    folder = Path("/usr/bin") if version == 1 else CACHE / "containerd"
+    return folder if (folder / "containerd").exists() else None
+
+
+class Containerd:
+    def __init__(self, version, folder, cache):
+        self.version = version
+        self.bin = find_containerd(version)
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{BUILD}:{os.environ['PATH']}",
+            "ROADRUNNER_CACHE_DIR": str(cache),
+            "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1",
+        }
+        (folder / "config.toml").write_text(
+            f"""version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{folder}/c.sock"
+[ttrpc]
+  address = "{folder}/c.sock.ttrpc"
+"""
+        )
+        self.process = None
+        self.start()
+
+    def start(self):
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [self.bin / "containerd", "--config", self.folder / "config.toml"],
+            stdout=log,
+            stderr=log,
+            env=self.env,
+            start_new_session=True,
+        )
+        for _ in range(int(100 * SLOW)):
+            if self("version", ok=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "log").read_text()[-2000:])
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(20)
+
+    def command(self, *args):
+        return [str(a) for a in (self.bin / "ctr", "-a", self.folder / "c.sock", *args)]
+
+    def __call__(self, *args, stdin=b"", ok=True, timeout=60):
+        done = subprocess.run(
+            self.command(*args),
+            input=stdin,
+            capture_output=True,
+            env=self.env,
+            timeout=timeout * SLOW,
+        )
+        assert not ok or done.returncode == 0, done.stderr
+        return done
+
+    def run(self, image, name, *args, stdin=b"", ok=False, options=()):
+        return self("run", "--rm", *RUNTIME, *options, image, name, *args, stdin=stdin, ok=ok)
+
+    def status(self, name):
+        for line in self("task", "ls").stdout.decode().splitlines():
+            words = line.split()
+            if words[0] == name:
+                return words[2], int(words[1])
+        return None, 0
+
+    def wait(self, name, status):
+        for _ in range(int(100 * SLOW)):
+            if self.status(name)[0] == status:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{name} is {self.status(name)[0]}, not {status}")
+
+    def bundle(self, name):
+        return self.folder / f"state/io.containerd.runtime.v2.task/default/{name}"
+
+
+def images(folder):
+    module = guest("stdio_upper").read_bytes()
+    files = {
+        "stdio_upper.wasm": module,
+        "stdio_fail.wasm": guest("stdio_fail").read_bytes(),
+        "heap.wasm": guest("hog").read_bytes(),
+        "bin/busybox": BUSYBOX.read_bytes(),
+    }
+    return [
+        (make_image(folder / "upper.tar", "t/upper:1", ["/stdio_upper.wasm"], files), None),
+        (
+            make_image(
+                folder / "wasi.tar",
+                "t/wasi:1",
+                ["/stdio_upper.wasm"],
+                {"stdio_upper.wasm": module},
+                ("wasi", "wasm"),
+            ),
+            "wasi/wasm",
+        ),
+        (
+            make_image(
+                folder / "box.tar", "t/box:1", ["/bin/busybox"], {"bin/busybox": BUSYBOX.read_bytes()}
+            ),
+            None,
+        ),
+    ]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def containerd(request, cache, tmp_path_factory):
+    if not find_containerd(request.param):
+        pytest.skip(f"containerd {request.param} was not built: tools/setup test needs Go for it")
+    # Short, as the paths of sockets have to be.
+    folder = Path(tempfile.mkdtemp(prefix="rr-cd-", dir="/tmp"))
+    daemon = Containerd(request.param, folder, cache)
+    for path, platform in images(tmp_path_factory.mktemp("images")):
+        where = ["--platform", platform] if platform else []
+        local = ["--local"] if where and request.param == 2 else []
+        daemon("image", "import", *local, *where, path)
+    yield daemon
+    daemon.stop()
+    assert not shims(folder)
+    assert not mounts(str(folder))
+    shutil.rmtree(folder)
+
+
+def shims(folder):
+    return [
+        pid
+        for pid, line in processes().items()
+        if "containerd-shim-roadrunner" in line and str(folder) in line
+    ]
+
+
+@pytest.fixture
+def waiting(containerd):
+    """Starts containers whose stdin stays open, so that they wait; removes them at the end."""
+    started = []
+
+    def start(name, image="t/upper:1", options=(), args=()):
+        r, w = os.pipe()
+        process = subprocess.Popen(
+            containerd.command("run", "--rm", *RUNTIME, *options, image, name, *args),
+            stdin=r,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=containerd.env,
+        )
+        os.close(r)
+        started.append((process, w))
+        containerd.wait(name, "RUNNING")
+        time.sleep(0.2 * SLOW)
+        return process
+
+    yield start
+    for process, w in started:
+        os.close(w)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def test_a_module_runs(containerd):
+    done = containerd.run("t/upper:1", "c1", "/stdio_upper.wasm", "x", stdin=b"hello")
+    assert done.stdout == b"HELLO" and done.returncode == 0
+    assert b"1 arguments, first x" in done.stderr
+
+
+def test_an_image_for_wasi(containerd):
+    done = containerd.run(
+        "t/wasi:1", "c1", stdin=b"hello", options=["--platform", "wasi/wasm"], ok=True
+    )
+    assert done.stdout == b"HELLO"
+
+
+def test_exit_status(containerd):
+    assert containerd.run("t/upper:1", "c1", "/stdio_fail.wasm").returncode == 3
+    done = containerd.run("t/upper:1", "c1", "/missing.wasm")
+    assert done.returncode == 127 and b"cannot find the module" in done.stderr
+    done = containerd.run("t/box:1", "c1", "/bin/busybox", "sh", "-c", "echo linux; exit 5")
+    assert done.returncode == 5 and done.stdout == b"linux\n"
+
+
+def test_exec(containerd, waiting):
+    waiting("c1")
+    done = containerd("task", "exec", "--exec-id", "e1", "c1", "status")
+    assert json.loads(done.stdout)["module"] == "/stdio_upper.wasm"
+    done = containerd("task", "exec", "--exec-id", "e2", "c1", "/stdio_upper.wasm", stdin=b"in")
+    assert done.stdout == b"IN"
+    done = containerd(
+        "task", "exec", "--exec-id", "e3", "c1", "/bin/busybox", "sh", "-c", "exit 7", ok=False
+    )
+    assert done.returncode == 7
+    assert containerd("task", "exec", "--exec-id", "e4", "c1", "/none", ok=False).returncode != 0
+    containerd("task", "kill", "-s", "KILL", "c1")
+
+
+def test_terminal(containerd, waiting):
+    script = "tty; read line; echo got $line"
+    ctr = " ".join(containerd.command("run", "--rm", "-t", *RUNTIME, "t/box:1", "c1"))
+    done = subprocess.run(
+        ["script", "-qec", f"{ctr} /bin/busybox sh -c '{script}'", "/dev/null"],
+        input=b"word\n",
+        capture_output=True,
+        env=containerd.env,
+        timeout=30 * SLOW,
+    )
+    assert b"/dev/pts/0" in done.stdout and b"got word" in done.stdout
+
+
+@pytest.mark.parametrize("name, status", [("TERM", 143), ("INT", 130), ("KILL", 137)])
+def test_signals(containerd, waiting, name, status):
+    process = waiting("c1")
+    containerd("task", "kill", "-s", name, "c1")
+    assert process.wait(10) == status
+
+
+def test_pause_stats_pids_update(containerd, waiting):
+    waiting("c1")
+    pid = containerd.status("c1")[1]
+    assert str(pid) in containerd("task", "ps", "c1").stdout.decode()
+    figures = json.loads(containerd("task", "metrics", "--format", "json", "c1").stdout)
+    assert "usage" in figures["memory"] and figures["pids"]["current"] >= 1
+    containerd("task", "pause", "c1")
+    assert containerd.status("c1")[0] == "PAUSED"
+    containerd("task", "resume", "c1")
+    assert containerd.status("c1")[0] == "RUNNING"
+    containerd("task", "kill", "-s", "KILL", "c1")
+
+
+def test_out_of_memory_is_told(containerd):
+    events = subprocess.Popen(
+        containerd.command("events"), stdout=subprocess.PIPE, env=containerd.env
+    )
+    time.sleep(0.5 * SLOW)
+    limit = ["--memory-limit", str(48 << 20)]
+    done = containerd.run("t/upper:1", "c1", "/heap.wasm", options=limit)
+    time.sleep(0.5 * SLOW)
+    events.kill()
+    told = events.communicate()[0].decode()
+    assert done.returncode == 137, done
+    assert "/tasks/oom" in told
+
+
+def test_events_are_in_order(containerd):
+    events = subprocess.Popen(
+        containerd.command("events"), stdout=subprocess.PIPE, env=containerd.env
+    )
+    time.sleep(0.5 * SLOW)
+    containerd.run("t/upper:1", "c1")
+    time.sleep(0.5 * SLOW)
+    events.kill()
+    told = events.communicate()[0].decode()
+    topics = [w for w in told.split() if w.startswith("/tasks/")]
+    assert topics == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_tasks_survive_containerd(containerd, waiting, how):
+    process = waiting("c1")
+    before = containerd.status("c1")
+    containerd.stop(how)
+    process.wait(20)  # ctr loses its connection
+    containerd.start()
+    assert containerd.status("c1") == before
+    done = containerd("task", "exec", "--exec-id", "e1", "c1", "status")
+    assert json.loads(done.stdout)["pid"] == 1
+    containerd("task", "kill", "-s", "TERM", "c1")
+    containerd.wait("c1", "STOPPED")
+    containerd("task", "rm", "c1", ok=False)
+    containerd("container", "rm", "c1")
+
+
+def test_an_end_while_containerd_is_away_is_told(containerd, waiting):
+    process = waiting("c1")
+    pid = containerd.status("c1")[1]
+    containerd.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGTERM)
+    process.wait(20)
+    containerd.start()
+    containerd.wait("c1", "STOPPED")
+    assert containerd("task", "rm", "c1", ok=False).returncode == 143
+    containerd("container", "rm", "c1")
+
+
+def test_a_killed_shim_leaves_nothing(containerd, waiting):
+    process = waiting("c1")
+    pid = containerd.status("c1")[1]
+    (shim,) = shims(containerd.folder)
+    os.kill(shim, signal.SIGKILL)
+    assert process.wait(20) == 137
+    for _ in range(100):
+        if pid not in processes():
+            break
+        time.sleep(0.05)
+    assert pid not in processes()
+    assert not containerd.bundle("c1").exists()
+    containerd("container", "rm", "c1", ok=False)
+    assert not cgroups("default/c1")
+
+
+def test_a_killed_worker(containerd, waiting):
+    process = waiting("c1")
+    os.kill(containerd.status("c1")[1], signal.SIGKILL)
+    assert process.wait(10) == 137
+
+
+def test_a_shim_is_small(containerd, waiting):
+    waiting("c1")
+    (shim,) = shims(containerd.folder)
+    rollup = Path(f"/proc/{shim}/smaps_rollup").read_text()
+    private = sum(
+        int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")
+    )
+    assert private < 3 << 10 or SLOW > 1, rollup
+
+
+def test_cycles_leave_nothing(containerd):
+    sockets = set(os.listdir("/run/containerd/s")) if os.path.exists("/run/containerd/s") else set()
+    before = set(processes())
+    for i in range(CYCLES):
+        containerd("run", "-d", "--null-io", *RUNTIME, "t/upper:1", f"n{i}")
+        if i % 3 == 0:
+            containerd("task", "kill", "-s", "KILL" if i % 2 else "TERM", f"n{i}", ok=False)
+        containerd("task", "rm", "-f", f"n{i}", ok=False)
+        containerd("container", "rm", f"n{i}")
+    time.sleep(0.5 * SLOW)
+    left = {
+        pid: line
+        for pid, line in processes().items()
+        if pid not in before and ("shim-roadrunner" in line or " container " in line)
+    }
+    assert not left
+    assert not mounts(str(containerd.folder))
+    assert set(os.listdir("/run/containerd/s")) <= sockets
+    assert not cgroups("default/n")
+    assert not list(containerd.bundle("").iterdir())
+    state = Path("/run/containerd/roadrunner/default")
+    assert not state.exists() or not [p for p in state.iterdir() if p.name.startswith("n")]
