@@ -330,14 +330,18 @@ void rr_cgroup_watch_oom(struct rr_cgroup *c, struct rr_loop *l, void (*fn)(void
         c->on_oom = rr_watch_new(l, c->oom_fd, EPOLLIN, fn, data);
 }
 
+/* Version 1 tells of it before the kill is counted, and again when the folder goes. */
 bool rr_cgroup_oom_happened(struct rr_cgroup *c)
 {
     uint64_t n = oom_kills(c), before = c->oom_kills;
+    bool told = false;
     char drain[1024];
 
     if (c->oom_fd >= 0)
         while (read(c->oom_fd, drain, sizeof(drain)) > 0)
-            ;
+            told = !c->v2 && access(c->memory, F_OK) == 0;
+    if (told && n == before)
+        n++; /* it will be */
     c->oom_kills = n;
     return n > before;
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,13 +20,41 @@
 #include "base/util.h"
 #include "shim/shim.h"
 
+static void drop(struct rr_watch **w)
+{
+    rr_watch_free(*w);
+    *w = NULL;
+}
+
 /* --- FIFOs and files ------------------------------------------------------------------------- */
+
+static void on_notify(void *data, uint32_t events)
+{
+    (void)events;
+    rr_io_close_stdin(data);
+}
+
+/*
+ * A process that reads stdin before its writer has opened it would take that for the end. So we
+ * are a writer, too, until the other has written, or closed: from then on its end is the end.
+ */
+static int follow_stdin(struct rr_io *io, const char *path)
+{
+    io->notify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    if (io->notify < 0 || inotify_add_watch(io->notify, path, IN_MODIFY | IN_CLOSE_WRITE) < 0)
+        return -errno;
+    io->on_notify = rr_watch_new(io->loop, io->notify, EPOLLIN, on_notify, io);
+    return io->on_notify ? 0 : -ENOMEM;
+}
 
 static int open_fifo(struct rr_io *io, int n, const char *path)
 {
     struct stat st;
     int fd;
 
+    fd = n == 0 && !io->terminal ? follow_stdin(io, path) : 0; /* before it can be opened */
+    if (fd < 0)
+        return fd;
     io->keep[n] = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
     if (io->keep[n] < 0 || fstat(io->keep[n], &st) < 0)
         return -errno;
@@ -83,12 +112,6 @@ static int open_one(struct rr_io *io, int n, const char *uri, struct rr_error *e
 }
 
 /* --- terminals ------------------------------------------------------------------------------- */
-
-static void drop(struct rr_watch **w)
-{
-    rr_watch_free(*w);
-    *w = NULL;
-}
 
 /* What @c holds goes to @to; true: all of it. */
 static bool put(struct rr_copy *c, int to)
@@ -256,6 +279,7 @@ int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *
                          .keep = {-1, -1, -1},
                          .console_listen = -1,
                          .master = -1,
+                         .notify = -1,
                          .loop = l};
     for (int n = 0; n < 3 && r == 0; n++) {
         io->paths[n] = strdup(uris[n]);
@@ -285,14 +309,10 @@ void rr_io_started(struct rr_io *io)
 void rr_io_close_stdin(struct rr_io *io)
 {
     drop(&io->on_input);
+    drop(&io->on_notify);
+    rr_close_cleanup(&io->notify);
     rr_close_cleanup(&io->keep[0]);
-    io->keep[0] = -1;
-}
-
-void rr_io_follow_stdin(struct rr_io *io)
-{
-    if (!io->terminal)
-        rr_io_close_stdin(io);
+    io->notify = io->keep[0] = -1;
 }
 
 int rr_io_resize(struct rr_io *io, uint16_t width, uint16_t height)

@@ -97,6 +97,8 @@ static bool execs_run(const struct task *t)
 
 static void stop(struct proc *p)
 {
+    if (p == &p->task->init)
+        task_check_oom(p->task); /* told before its end */
     p->status = TASK_STOPPED;
     if (p->io_open)
         rr_io_close(&p->io);
@@ -154,8 +156,6 @@ void proc_started(struct proc *p)
 {
     p->status = TASK_RUNNING;
     p->busy = false;
-    if (p->io_open)
-        rr_io_follow_stdin(&p->io);
     proc_tell_end(p);
 }
 

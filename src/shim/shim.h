@@ -66,7 +66,8 @@ struct rr_io {
     int child[3], keep[3]; /* for the process; and so that neither side sees an early end */
     int console_listen, master;
     char console_path[64], console_dir[48];
-    struct rr_watch *on_console, *on_master, *on_input, *on_output;
+    int notify; /* of what its writer does with stdin */
+    struct rr_watch *on_console, *on_master, *on_input, *on_output, *on_notify;
     struct rr_loop *loop;
     struct rr_copy {
         uint8_t data[8192];
@@ -78,9 +79,7 @@ struct rr_io {
 /* Open what @paths name. 0, or an enum rr_code: RR_E_INVALID for what we do not know. */
 int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *out,
                const char *err_path, bool terminal, struct rr_error *err);
-void rr_io_started(struct rr_io *io); /* the process has its copies */
-/* Who writes into it has opened it by now: when they close it, that is its end. */
-void rr_io_follow_stdin(struct rr_io *io);
+void rr_io_started(struct rr_io *io);     /* the process has its copies */
 void rr_io_close_stdin(struct rr_io *io); /* for good */
 int rr_io_resize(struct rr_io *io, uint16_t width, uint16_t height);
 void rr_io_close(struct rr_io *io);
@@ -108,7 +107,7 @@ bool rr_cgroup_stats(const struct rr_cgroup *c, Rr__Pb__Any *ret);
 /* Call @fn when the kernel kills for want of memory. */
 void rr_cgroup_watch_oom(struct rr_cgroup *c, struct rr_loop *l, void (*fn)(void *data, uint32_t),
                          void *data);
-/* In its callback: has it killed anew? */
+/* Has it killed anew, since it was asked last? */
 bool rr_cgroup_oom_happened(struct rr_cgroup *c);
 /* Processes in it and below. @ret: owned. */
 size_t rr_cgroup_pids(const struct rr_cgroup *c, pid_t **ret);

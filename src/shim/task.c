@@ -220,15 +220,19 @@ static void publish_create(const struct task *t)
     rr_events_send(t->all->events, "/tasks/create", "TaskCreate", &e.base);
 }
 
-static void on_oom(void *data, uint32_t events)
+void task_check_oom(struct task *t)
 {
-    struct task *t = data;
     Rr__Pb__TaskNote e = RR__PB__TASK_NOTE__INIT;
 
-    (void)events;
     e.container_id = t->id;
     if (rr_cgroup_oom_happened(&t->cgroup))
         rr_events_send(t->all->events, "/tasks/oom", "TaskOOM", &e.base);
+}
+
+static void on_oom(void *data, uint32_t events)
+{
+    (void)events;
+    task_check_oom(data);
 }
 
 static void on_created(void *data, int status, const char *error)
@@ -792,6 +796,11 @@ static void do_pids(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
     if (!p)
         return;
     n = rr_cgroup_pids(&p->task->cgroup, &pids);
+    if (n == 0 && p->ended) {
+        /* "None" would have a containerd that comes back take the task, and its status, away. */
+        rr_rpc_fail(rpc, RR_STATUS_PRECONDITION, "container %s does not run", q->id);
+        return;
+    }
     list = calloc(n + 1, sizeof(*list));
     pointers = calloc(n + 1, sizeof(*pointers));
     if (!list || !pointers) {

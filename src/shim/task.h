@@ -67,6 +67,7 @@ struct pending {
 };
 
 /* task.c */
+void task_check_oom(struct task *t); /* tell containerd if the kernel killed for want of memory */
 void rr_job_init(struct rr_job *job, const struct task *t);
 
 /* process.c */

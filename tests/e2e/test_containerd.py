@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The containerd shim, under Debian's containerd 1.6 and under containerd 2."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from conftest import BUILD, SLOW, guest
 from containers import BUSYBOX, can_make_containers, cgroups, make_image, mounts, processes
 
 CACHE = Path(os.environ.get("RR_ENGINE_CACHE", Path.home() / ".cache/roadrunner"))
+NUMBERS = itertools.count()
 CYCLES = int(os.environ.get("RR_CYCLES", "25"))
 RUNTIME = ["--runtime", "io.containerd.roadrunner.v1"]
 
@@ -113,7 +116,8 @@ def images(folder):
     files = {
         "stdio_upper.wasm": module,
         "stdio_fail.wasm": guest("stdio_fail").read_bytes(),
-        "heap.wasm": guest("hog").read_bytes(),
+        "sleeper.wasm": guest("sleeper").read_bytes(),
+        "hog.wasm": guest("hog").read_bytes(),
         "bin/busybox": BUSYBOX.read_bytes(),
     }
     return [
@@ -163,35 +167,42 @@ def shims(folder):
     ]
 
 
+class Waiting:
+    """A container that runs until it is ended."""
+
+    def __init__(self, containerd, name):
+        self.containerd, self.name = containerd, name
+        self.log = containerd.folder / f"{name}.log"
+        uri = f"file://{self.log}"
+        containerd("run", "-d", "--log-uri", uri, *RUNTIME, "t/upper:1", name, "/sleeper.wasm")
+        for _ in range(int(100 * SLOW)):
+            if self.log.exists() and b"ready" in self.log.read_bytes():
+                break
+            time.sleep(0.05)
+        self.state, self.pid = containerd.status(name)
+        assert self.state == "RUNNING"
+
+    def exec(self, *args, exec_id="e1", **kw):
+        return self.containerd("task", "exec", "--exec-id", exec_id, self.name, *args, **kw)
+
+    def kill(self, name):
+        self.containerd("task", "kill", "-s", name, self.name)
+
+    def end(self):
+        """Its exit status, once it has ended; and removed."""
+        self.containerd.wait(self.name, "STOPPED")
+        told = self.containerd("task", "rm", self.name).stderr.decode()
+        self.containerd("container", "rm", self.name)
+        found = re.search(r"non-zero exit code (\d+)", told)
+        return int(found[1]) if found else 0
+
+
 @pytest.fixture
-def waiting(containerd):
-    """Starts containers whose stdin stays open, so that they wait; removes them at the end."""
-    started = []
-
-    def start(name, image="t/upper:1", options=(), args=()):
-        r, w = os.pipe()
-        process = subprocess.Popen(
-            containerd.command("run", "--rm", *RUNTIME, *options, image, name, *args),
-            stdin=r,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=containerd.env,
-        )
-        os.close(r)
-        started.append((process, w))
-        containerd.wait(name, "RUNNING")
-        time.sleep(0.2 * SLOW)
-        return process
-
-    yield start
-    for process, w in started:
-        os.close(w)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
+def waiting(containerd, request):
+    w = Waiting(containerd, f"w{os.getpid()}-{next(NUMBERS)}")
+    yield w
+    containerd("task", "rm", "-f", w.name, ok=False)
+    containerd("container", "rm", w.name, ok=False)
 
 
 def test_a_module_runs(containerd):
@@ -215,21 +226,15 @@ def test_exit_status(containerd):
     assert done.returncode == 5 and done.stdout == b"linux\n"
 
 
-def test_exec(containerd, waiting):
-    waiting("c1")
-    done = containerd("task", "exec", "--exec-id", "e1", "c1", "status")
-    assert json.loads(done.stdout)["module"] == "/stdio_upper.wasm"
-    done = containerd("task", "exec", "--exec-id", "e2", "c1", "/stdio_upper.wasm", stdin=b"in")
-    assert done.stdout == b"IN"
-    done = containerd(
-        "task", "exec", "--exec-id", "e3", "c1", "/bin/busybox", "sh", "-c", "exit 7", ok=False
-    )
+def test_exec(waiting):
+    assert json.loads(waiting.exec("status").stdout)["module"] == "/sleeper.wasm"
+    assert waiting.exec("/stdio_upper.wasm", stdin=b"in", exec_id="e2").stdout == b"IN"
+    done = waiting.exec("/bin/busybox", "sh", "-c", "exit 7", exec_id="e3", ok=False)
     assert done.returncode == 7
-    assert containerd("task", "exec", "--exec-id", "e4", "c1", "/none", ok=False).returncode != 0
-    containerd("task", "kill", "-s", "KILL", "c1")
+    assert waiting.exec("/none", exec_id="e4", ok=False).returncode != 0
 
 
-def test_terminal(containerd, waiting):
+def test_terminal(containerd):
     script = "tty; read line; echo got $line"
     ctr = " ".join(containerd.command("run", "--rm", "-t", *RUNTIME, "t/box:1", "c1"))
     done = subprocess.run(
@@ -243,23 +248,20 @@ def test_terminal(containerd, waiting):
 
 
 @pytest.mark.parametrize("name, status", [("TERM", 143), ("INT", 130), ("KILL", 137)])
-def test_signals(containerd, waiting, name, status):
-    process = waiting("c1")
-    containerd("task", "kill", "-s", name, "c1")
-    assert process.wait(10) == status
+def test_signals(waiting, name, status):
+    waiting.kill(name)
+    assert waiting.end() == status
 
 
 def test_pause_stats_pids_update(containerd, waiting):
-    waiting("c1")
-    pid = containerd.status("c1")[1]
-    assert str(pid) in containerd("task", "ps", "c1").stdout.decode()
-    figures = json.loads(containerd("task", "metrics", "--format", "json", "c1").stdout)
+    name = waiting.name
+    assert str(waiting.pid) in containerd("task", "ps", name).stdout.decode()
+    figures = json.loads(containerd("task", "metrics", "--format", "json", name).stdout)
     assert "usage" in figures["memory"] and figures["pids"]["current"] >= 1
-    containerd("task", "pause", "c1")
-    assert containerd.status("c1")[0] == "PAUSED"
-    containerd("task", "resume", "c1")
-    assert containerd.status("c1")[0] == "RUNNING"
-    containerd("task", "kill", "-s", "KILL", "c1")
+    containerd("task", "pause", name)
+    assert containerd.status(name)[0] == "PAUSED"
+    containerd("task", "resume", name)
+    assert containerd.status(name)[0] == "RUNNING"
 
 
 def test_out_of_memory_is_told(containerd):
@@ -268,7 +270,7 @@ def test_out_of_memory_is_told(containerd):
     )
     time.sleep(0.5 * SLOW)
     limit = ["--memory-limit", str(48 << 20)]
-    done = containerd.run("t/upper:1", "c1", "/heap.wasm", options=limit)
+    done = containerd.run("t/upper:1", "c1", "/hog.wasm", options=limit)
     time.sleep(0.5 * SLOW)
     events.kill()
     told = events.communicate()[0].decode()
@@ -291,56 +293,40 @@ def test_events_are_in_order(containerd):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_tasks_survive_containerd(containerd, waiting, how):
-    process = waiting("c1")
-    before = containerd.status("c1")
     containerd.stop(how)
-    process.wait(20)  # ctr loses its connection
     containerd.start()
-    assert containerd.status("c1") == before
-    done = containerd("task", "exec", "--exec-id", "e1", "c1", "status")
-    assert json.loads(done.stdout)["pid"] == 1
-    containerd("task", "kill", "-s", "TERM", "c1")
-    containerd.wait("c1", "STOPPED")
-    containerd("task", "rm", "c1", ok=False)
-    containerd("container", "rm", "c1")
+    assert containerd.status(waiting.name) == (waiting.state, waiting.pid)
+    assert json.loads(waiting.exec("status").stdout)["pid"] == 1
+    waiting.kill("TERM")
+    assert waiting.end() == 143
 
 
 def test_an_end_while_containerd_is_away_is_told(containerd, waiting):
-    process = waiting("c1")
-    pid = containerd.status("c1")[1]
     containerd.stop(signal.SIGKILL)
-    os.kill(pid, signal.SIGTERM)
-    process.wait(20)
+    os.kill(waiting.pid, signal.SIGTERM)
     containerd.start()
-    containerd.wait("c1", "STOPPED")
-    assert containerd("task", "rm", "c1", ok=False).returncode == 143
-    containerd("container", "rm", "c1")
+    assert waiting.end() == 143
 
 
 def test_a_killed_shim_leaves_nothing(containerd, waiting):
-    process = waiting("c1")
-    pid = containerd.status("c1")[1]
     (shim,) = shims(containerd.folder)
     os.kill(shim, signal.SIGKILL)
-    assert process.wait(20) == 137
-    for _ in range(100):
-        if pid not in processes():
+    for _ in range(200):
+        if waiting.pid not in processes() and not containerd.bundle(waiting.name).exists():
             break
         time.sleep(0.05)
-    assert pid not in processes()
-    assert not containerd.bundle("c1").exists()
-    containerd("container", "rm", "c1", ok=False)
-    assert not cgroups("default/c1")
+    assert waiting.pid not in processes()
+    assert not containerd.bundle(waiting.name).exists()
+    assert containerd.status(waiting.name)[0] is None
+    assert not cgroups(f"default/{waiting.name}")
 
 
-def test_a_killed_worker(containerd, waiting):
-    process = waiting("c1")
-    os.kill(containerd.status("c1")[1], signal.SIGKILL)
-    assert process.wait(10) == 137
+def test_a_killed_worker(waiting):
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert waiting.end() == 137
 
 
 def test_a_shim_is_small(containerd, waiting):
-    waiting("c1")
     (shim,) = shims(containerd.folder)
     rollup = Path(f"/proc/{shim}/smaps_rollup").read_text()
     private = sum(
@@ -353,9 +339,11 @@ def test_cycles_leave_nothing(containerd):
     sockets = set(os.listdir("/run/containerd/s")) if os.path.exists("/run/containerd/s") else set()
     before = set(processes())
     for i in range(CYCLES):
-        containerd("run", "-d", "--null-io", *RUNTIME, "t/upper:1", f"n{i}")
+        containerd("run", "-d", "--null-io", *RUNTIME, "t/upper:1", f"n{i}", "/sleeper.wasm")
         if i % 3 == 0:
             containerd("task", "kill", "-s", "KILL" if i % 2 else "TERM", f"n{i}", ok=False)
+        if i % 10 == 4:
+            os.kill(shims(containerd.folder)[0], signal.SIGKILL)
         containerd("task", "rm", "-f", f"n{i}", ok=False)
         containerd("container", "rm", f"n{i}")
     time.sleep(0.5 * SLOW)

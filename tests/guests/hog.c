@@ -2,16 +2,16 @@
 /* Takes memory until there is none. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 int main(void)
 {
     for (int i = 0; i < 3000; i++) {
-        char *p = malloc(1 << 20);
+        volatile char *p = malloc(1 << 20);
 
         if (!p)
             break;
-        memset(p, i | 1, 1 << 20);
+        for (int k = 0; k < 1 << 20; k += 4096)
+            p[k] = (char)i;
     }
     puts("there was enough");
     return 0;
