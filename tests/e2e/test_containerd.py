@@ -167,6 +167,11 @@ def shims(folder):
     ]
 
 
+def shim_of(containerd, waiting):
+    (pid,) = [p for p in shims(containerd.folder) if f"-id {waiting.name} " in processes()[p]]
+    return pid
+
+
 class Waiting:
     """A container that runs until it is ended."""
 
@@ -283,7 +288,7 @@ def test_events_are_in_order(containerd):
         containerd.command("events"), stdout=subprocess.PIPE, env=containerd.env
     )
     time.sleep(0.5 * SLOW)
-    containerd.run("t/upper:1", "c1")
+    containerd.run("t/upper:1", "c1", stdin=b"x")  # ctr itself waits for ever without a byte
     time.sleep(0.5 * SLOW)
     events.kill()
     told = events.communicate()[0].decode()
@@ -309,7 +314,7 @@ def test_an_end_while_containerd_is_away_is_told(containerd, waiting):
 
 
 def test_a_killed_shim_leaves_nothing(containerd, waiting):
-    (shim,) = shims(containerd.folder)
+    shim = shim_of(containerd, waiting)
     os.kill(shim, signal.SIGKILL)
     for _ in range(200):
         if waiting.pid not in processes() and not containerd.bundle(waiting.name).exists():
@@ -327,7 +332,7 @@ def test_a_killed_worker(waiting):
 
 
 def test_a_shim_is_small(containerd, waiting):
-    (shim,) = shims(containerd.folder)
+    shim = shim_of(containerd, waiting)
     rollup = Path(f"/proc/{shim}/smaps_rollup").read_text()
     private = sum(
         int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")
