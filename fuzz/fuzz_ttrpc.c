@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "shim.pb-c.h"
+#include <shim.pb-c.h>
 #include "shim/ttrpc.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

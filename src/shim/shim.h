@@ -13,7 +13,7 @@
 #include <time.h>
 
 #include "base/error.h"
-#include "shim.pb-c.h"
+#include <shim.pb-c.h>
 #include "shim/loop.h"
 
 /* Of gRPC; containerd turns them into its own errors. */
