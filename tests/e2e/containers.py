@@ -17,7 +17,7 @@ BUSYBOX = Path("/bin/busybox")
 
 # crun refuses a machine with both versions of cgroups mounted: it gets a view with one.
 ONE_CGROUP = (
-    "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec \"$@\""
+    'if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@"'
 )
 
 SECCOMP = {  # enough to see that the worker lives with a filter

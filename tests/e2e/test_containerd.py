@@ -134,7 +134,10 @@ def images(folder):
         ),
         (
             make_image(
-                folder / "box.tar", "t/box:1", ["/bin/busybox"], {"bin/busybox": BUSYBOX.read_bytes()}
+                folder / "box.tar",
+                "t/box:1",
+                ["/bin/busybox"],
+                {"bin/busybox": BUSYBOX.read_bytes()},
             ),
             None,
         ),

@@ -173,9 +173,7 @@ def test_exit_status_of_signals(oci, tmp_path):
     bundle = make_bundle(tmp_path, ["/stdio_upper.wasm"], ["stdio_upper"])
     for signal, status in (("TERM", 143), ("INT", 130), ("HUP", 129), ("KILL", 137)):
         stdin, hold = held_stdin()
-        process = subprocess.Popen(
-            oci.command("run", "-b", bundle, "c1"), stdin=stdin, env=oci.env
-        )
+        process = subprocess.Popen(oci.command("run", "-b", bundle, "c1"), stdin=stdin, env=oci.env)
         stdin.close()
         for _ in range(int(100 * SLOW)):
             state = oci.state("c1")
@@ -320,7 +318,9 @@ def test_nothing_is_left(oci, tmp_path):
         oci("delete", "--force", "c1")
         os.close(hold)
         out.close()
-    assert not [line for pid, line in processes().items() if pid not in before and " container " in line]
+    assert not [
+        line for pid, line in processes().items() if pid not in before and " container " in line
+    ]
     assert not cgroups("rr-test-cycles")
     assert not mounts(str(tmp_path))
     assert not list(oci.root.iterdir())
