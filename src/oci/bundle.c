@@ -398,12 +398,11 @@ int rr_bundle_rewrite(struct json_object *spec, int worker_fd, int image_fd, str
 bool rr_bundle_lower_version(struct json_object *spec, const char *runtime)
 {
     const char *base = strrchr(runtime, '/'), *version = string_at(spec, "ociVersion");
-    unsigned int major, minor;
+    char *end;
 
     base = base ? base + 1 : runtime;
-    if (strncmp(base, "crun", 4) != 0 || !version || sscanf(version, "%u.%u", &major, &minor) != 2)
-        return false;
-    if (major != 1 || minor < 2)
+    if (strncmp(base, "crun", 4) != 0 || !version || strncmp(version, "1.", 2) != 0 ||
+        strtoul(version + 2, &end, 10) < 2 || *end != '.')
         return false;
     json_object_object_add(spec, "ociVersion", json_object_new_string("1.1.0"));
     return true;

@@ -109,7 +109,7 @@ static int worker_path(char *ret, size_t size, struct rr_error *err)
         n = readlink("/proc/self/exe", ret, size - 20);
         ret[n < 0 ? 0 : n] = 0;
         end = strrchr(ret, '/');
-        strcpy(end ? end : ret, "/roadrunner-worker");
+        memcpy(end ? end : ret, "/roadrunner-worker", sizeof("/roadrunner-worker"));
     }
     if (access(ret, X_OK) == 0)
         return 0;

@@ -3,7 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,9 +110,13 @@ static FILE *open_in(const char *folder, const char *name)
 static uint64_t number(const char *folder, const char *name, uint64_t none)
 {
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = open_in(folder, name);
+    char text[64], *end;
     uint64_t v;
 
-    return f && fscanf(f, "%" SCNu64, &v) == 1 ? v : none;
+    if (!f || !fgets(text, sizeof(text), f))
+        return none;
+    v = strtoull(text, &end, 10);
+    return end == text ? none : v;
 }
 
 struct key {
@@ -125,13 +128,18 @@ struct key {
 static void keyed(const char *folder, const char *name, const struct key *keys, size_t n)
 {
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = open_in(folder, name);
-    char word[128];
-    uint64_t v;
+    char line[160];
 
-    while (f && fscanf(f, "%127s %" SCNu64, word, &v) == 2)
+    while (f && fgets(line, sizeof(line), f)) {
+        char *value = strchr(line, ' ');
+
+        if (!value)
+            continue;
+        *value++ = 0;
         for (size_t i = 0; i < n; i++)
-            if (strcmp(word, keys[i].name) == 0)
-                *keys[i].to = v;
+            if (strcmp(line, keys[i].name) == 0)
+                *keys[i].to = strtoull(value, NULL, 10);
+    }
 }
 
 static bool pack(Rr__Pb__Any *ret, const char *url, const ProtobufCMessage *m)
@@ -353,15 +361,15 @@ static void add_pids(const char *folder, pid_t **list, size_t *n, int depth)
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = open_in(folder, "cgroup.procs");
     struct dirent *e;
     DIR *d;
-    int pid;
+    long long pid;
 
-    while (f && *n < MAX_PIDS && fscanf(f, "%d", &pid) == 1) {
+    while (*n < MAX_PIDS && (pid = rr_read_number(f, 0)) > 0) {
         pid_t *more = realloc(*list, (*n + 1) * sizeof(**list));
 
         if (!more)
             return;
         *list = more;
-        (*list)[(*n)++] = pid;
+        (*list)[(*n)++] = (pid_t)pid;
     }
     d = depth > 0 ? opendir(folder) : NULL;
     while (d && (e = readdir(d))) {

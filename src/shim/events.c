@@ -138,7 +138,7 @@ static void push(struct rr_events *e)
 
     if (!e->first || e->waiting || e->retrying)
         return;
-    if (e->fd < 0 && connect_to(e) < 0) {
+    if ((e->fd < 0 && connect_to(e) < 0) || e->fd < 0) {
         later(e);
         return;
     }

@@ -250,13 +250,13 @@ static int open_console(struct rr_io *io)
     io->out = calloc(1, sizeof(*io->out));
     if (!io->in || !io->out)
         return -ENOMEM;
-    strcpy(io->console_dir, "/run/rr-console-XXXXXX");
+    snprintf(io->console_dir, sizeof(io->console_dir), "/run/rr-console-XXXXXX");
     if (!mkdtemp(io->console_dir)) {
         io->console_dir[0] = 0;
         return -errno;
     }
     snprintf(io->console_path, sizeof(io->console_path), "%s/s", io->console_dir);
-    strcpy(at.sun_path, io->console_path);
+    memcpy(at.sun_path, io->console_path, sizeof(io->console_path));
     io->console_listen = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (io->console_listen < 0 ||
         bind(io->console_listen, (struct sockaddr *)&at, sizeof(at)) < 0 ||

@@ -146,7 +146,7 @@ static int connect_to(const char *address)
 
     if (strlen(path) >= sizeof(to.sun_path))
         return -1;
-    strcpy(to.sun_path, path);
+    memcpy(to.sun_path, path, strlen(path));
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
         close(fd);
@@ -238,15 +238,16 @@ static void adjust_oom_score(pid_t parent)
 {
     __attribute__((cleanup(rr_file_cleanup))) FILE *in = NULL, *out = NULL;
     char path[64];
-    int score = 0;
+    long long score;
 
     snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", parent);
     in = fopen(path, "re");
-    if (!in || fscanf(in, "%d", &score) != 1 || score >= 1000)
+    score = rr_read_number(in, 1000);
+    if (score >= 1000)
         return;
     out = fopen("/proc/self/oom_score_adj", "we");
     if (out)
-        fprintf(out, "%d", score + 1);
+        fprintf(out, "%lld", score + 1);
 }
 
 /* containerd reads what we say from a FIFO in the bundle; it must not stop us when nobody does. */
@@ -255,9 +256,11 @@ static void redirect_streams(void)
     int null = open("/dev/null", O_RDWR | O_CLOEXEC),
         log = open("log", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 
-    dup2(null, 0);
-    dup2(null, 1);
-    dup2(log >= 0 ? log : null, 2);
+    if (null >= 0) {
+        dup2(null, 0);
+        dup2(null, 1);
+        dup2(log >= 0 ? log : null, 2);
+    }
     rr_close_cleanup(&null);
     rr_close_cleanup(&log);
 }
@@ -364,8 +367,6 @@ static int delete(const struct options *o)
     struct rr_job job = {.fds = {-1, -1, -1}};
     uint8_t out[128];
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = NULL;
-    int pid = 0;
-
     if (o->bundle)
         snprintf(bundle, sizeof(bundle), "%s", o->bundle);
     else if (!getcwd(bundle, sizeof(bundle)))
@@ -384,11 +385,9 @@ static int delete(const struct options *o)
     rr_unmount_all(path);
     snprintf(path, sizeof(path), "%s/init.pid", bundle);
     f = fopen(path, "re");
-    if (f && fscanf(f, "%d", &pid) != 1)
-        pid = 0;
     remove_socket(bundle);
     at.seconds = time(NULL);
-    r.pid = (uint32_t)pid;
+    r.pid = (uint32_t)rr_read_number(f, 0);
     r.exit_status = 128 + SIGKILL;
     r.exited_at = &at;
     fwrite(out, 1, rr__pb__exit_response__pack(&r, out), stdout);

@@ -18,9 +18,8 @@ void timestamp(Rr__Pb__Timestamp *ret, const struct timespec *t)
 pid_t read_pid_file(const char *path)
 {
     __attribute__((cleanup(rr_file_cleanup))) FILE *f = fopen(path, "re");
-    int pid = 0;
 
-    return f && fscanf(f, "%d", &pid) == 1 ? pid : 0;
+    return (pid_t)rr_read_number(f, 0);
 }
 
 void proc_init(struct proc *p, struct task *t, const char *exec_id)

@@ -44,7 +44,7 @@ static void command_path(char out[4096])
     n = readlink("/proc/self/exe", out, 4000);
     out[n < 0 ? 0 : n] = 0;
     end = strrchr(out, '/');
-    strcpy(end ? end : out, "/roadrunner-oci");
+    memcpy(end ? end : out, "/roadrunner-oci", sizeof("/roadrunner-oci"));
 }
 
 static char **environment(const char *binary, char **ret_own)

@@ -13,8 +13,8 @@
 #include <time.h>
 
 #include "base/error.h"
-#include <shim.pb-c.h>
 #include "shim/loop.h"
+#include <shim.pb-c.h>
 
 /* Of gRPC; containerd turns them into its own errors. */
 enum rr_status {
