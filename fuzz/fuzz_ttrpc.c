@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include <shim.pb-c.h>
 #include "shim/ttrpc.h"
+#include <shim.pb-c.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
