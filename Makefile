@@ -40,7 +40,7 @@ demo:
 	@echo "The result lies in $(CURDIR)/$(BUILD)/demo/photo.jpg"
 
 test:
-	@tools/setup build guests test
+	@tools/setup build guests test oci
 	@$(MAKE) --no-print-directory build TESTS=1
 	@tools/run-tests $(BUILD)
 

@@ -45,6 +45,17 @@ void rr_log(int level, const char *fmt, ...)
     fprintf(stderr, "roadrunner: %s: %s\n", names[level < 0 ? 0 : level > 3 ? 3 : level], line);
 }
 
+long long rr_read_number(FILE *f, long long none)
+{
+    char text[64], *end;
+    long long v;
+
+    if (!f || !fgets(text, sizeof(text), f))
+        return none;
+    v = strtoll(text, &end, 10);
+    return end == text ? none : v;
+}
+
 int rr_write_all(int fd, const void *data, size_t len)
 {
     const char *p = data;

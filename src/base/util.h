@@ -71,6 +71,8 @@ void rr_file_cleanup(FILE **f);
 __attribute__((format(printf, 2, 3))) void rr_log(int level, const char *fmt, ...);
 void rr_log_set_level(int level); /* lines above it are dropped; default 1 */
 
+/* The number that a file begins with, or @none. */
+long long rr_read_number(FILE *f, long long none);
 /* Write all of @len bytes, also over short writes and EINTR. 0 or negative errno. */
 int rr_write_all(int fd, const void *data, size_t len);
 /* Text of a byte count, as "1.5 MiB", in one of eight rotating per-thread buffers. */

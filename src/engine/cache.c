@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,11 +25,13 @@ struct entry_header {
 int rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,
               uint8_t ret[RR_DIGEST_BYTES])
 {
-    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-    bool ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
-              EVP_DigestUpdate(ctx, a, a_len) == 1 &&
-              (!b || EVP_DigestUpdate(ctx, b, b_len) == 1) &&
-              EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
+    /* In a container its configuration would be the image's, and can name code to load. */
+    bool ok = OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) == 1;
+    EVP_MD_CTX *ctx = ok ? EVP_MD_CTX_new() : NULL;
+
+    ok = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
+         EVP_DigestUpdate(ctx, a, a_len) == 1 && (!b || EVP_DigestUpdate(ctx, b, b_len) == 1) &&
+         EVP_DigestFinal_ex(ctx, ret, NULL) == 1;
 
     EVP_MD_CTX_free(ctx);
     return ok ? 0 : -ENOMEM;
@@ -92,7 +95,7 @@ int rr_cache_dir(char **ret)
     return 0;
 }
 
-static int entry_path(const char *dir, const uint8_t key[RR_DIGEST_BYTES], char **ret)
+int rr_cache_path(const char *dir, const uint8_t key[RR_DIGEST_BYTES], char **ret)
 {
     char hex[2 * RR_DIGEST_BYTES + 1];
 
@@ -116,7 +119,7 @@ static int read_all(int fd, void *data, size_t len)
     return 0;
 }
 
-static int load_entry(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len)
+int rr_cache_load_fd(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len)
 {
     struct entry_header h;
     struct stat st;
@@ -125,7 +128,7 @@ static int load_entry(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret,
 
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & 022))
+    if (!S_ISREG(st.st_mode) || (st.st_mode & 022))
         return -EBADMSG;
     if (read_all(fd, &h, sizeof(h)) < 0 || memcmp(h.magic, MAGIC, 8) != 0 ||
         memcmp(h.key, key, sizeof(h.key)) != 0 || h.len > MAX_IMAGE ||
@@ -147,14 +150,17 @@ int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t *
 {
     __attribute__((cleanup(rr_free_cleanup))) char *path = NULL;
     __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
-    int r = entry_path(dir, key, &path);
+    int r = rr_cache_path(dir, key, &path);
+    struct stat st;
 
     if (r < 0)
         return r;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
         return errno == ENOENT ? -ENOENT : -EBADMSG;
-    return load_entry(fd, key, ret, ret_len);
+    if (fstat(fd, &st) < 0 || st.st_uid != geteuid())
+        return -EBADMSG;
+    return rr_cache_load_fd(fd, key, ret, ret_len);
 }
 
 int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const uint8_t *image,
@@ -163,7 +169,7 @@ int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const ui
     __attribute__((cleanup(rr_free_cleanup))) char *path = NULL, *tmp = NULL;
     __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
     struct entry_header h = {.magic = MAGIC, .len = len};
-    int r = entry_path(dir, key, &path);
+    int r = rr_cache_path(dir, key, &path);
 
     if (r < 0)
         return r;

@@ -21,6 +21,10 @@ int rr_cache_dir(char **ret);
  * foreign or of another version (the caller compiles again and stores). */
 int rr_cache_load(const char *dir, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret,
                   size_t *ret_len);
+/* The same from an open entry, which whoever opened it vouches for: its owner is not looked at. */
+int rr_cache_load_fd(int fd, const uint8_t key[RR_DIGEST_BYTES], uint8_t **ret, size_t *ret_len);
+/* Where the entry for @key lies, or will. @ret: owned, free(). 0 or -ENOMEM. */
+int rr_cache_path(const char *dir, const uint8_t key[RR_DIGEST_BYTES], char **ret);
 /* Write atomically: readers see the old entry or the new one. 0 or negative errno. */
 int rr_cache_store(const char *dir, const uint8_t key[RR_DIGEST_BYTES], const uint8_t *image,
                    size_t len);

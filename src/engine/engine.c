@@ -43,6 +43,7 @@ struct rr_engine {
     atomic_uint_fast64_t alarm_ns; /* when the epoch is raised next; NEVER */
     uint64_t sleeping_until_ns;    /* under the lock */
     atomic_bool cancelled, stop;
+    bool inherit_stdio;
 };
 
 struct rr_module {
@@ -608,7 +609,7 @@ static int define_wasi(struct rr_engine *engine, struct rr_error *err)
 
     for (size_t i = 0; i < 2 && !e; i++)
         e = wasmtime_linker_define_wasi(linkers[i]);
-    if (!e) {
+    if (!e && !engine->inherit_stdio) {
         wasmtime_linker_allow_shadowing(engine->linker, true);
         type = parse_type("iiii>i");
         e = wasmtime_linker_define_func_unchecked(engine->linker, "wasi_snapshot_preview1", 22,
@@ -646,6 +647,7 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     atomic_store(&engine->alarm_ns, NEVER);
     rr_linear_catch_faults();
     engine->engine = wasm_engine_new_with_config(make_config(engine));
+    engine->inherit_stdio = options->inherit_stdio;
     engine->linker = wasmtime_linker_new(engine->engine);
     engine->wasi = wasmtime_linker_new(engine->engine);
     if (!options->no_cache) {
@@ -655,9 +657,8 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
                    "no cache of compiled modules: %s; set ROADRUNNER_CACHE_DIR to a folder that "
                    "only you can write to",
                    strerror(-r));
-        else
-            rr_cache_platform(rr_engine_version(), engine->platform);
     }
+    rr_cache_platform(rr_engine_version(), engine->platform);
     r = define_wasi(engine, err);
     if (r == 0 && pthread_create(&engine->alarm, NULL, alarm_main, engine) != 0)
         r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on processes", "cannot start a thread");
@@ -716,7 +717,8 @@ void rr_engine_free(struct rr_engine *engine)
 
 static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr_error *err)
 {
-    __attribute__((cleanup(rr_close_cleanup))) int fd = open(path, O_RDONLY | O_CLOEXEC);
+    __attribute__((cleanup(rr_close_cleanup))) int fd =
+        open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY); /* it may be a FIFO */
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
     struct stat st;
     size_t done = 0;
@@ -748,6 +750,9 @@ static int check_wasm(const char *path, const uint8_t *data, size_t len, struct 
 {
     static const char hint[] = "build a core module for wasm32-wasi; see docs/guest-abi.md";
 
+    if (len >= 4 && memcmp(data, "\177ELF", 4) == 0)
+        return rr_error_set(err, RR_E_INVALID, "give the .wasm file it was made from",
+                            "%s is compiled code, which is not taken from others", path);
     if (len < 8 || memcmp(data, "\0asm", 4) != 0)
         return rr_error_set(err, RR_E_INVALID, hint, "%s is not a WebAssembly module", path);
     if (data[4] == 0x0d && data[6] == 1)
@@ -769,44 +774,67 @@ static int compile(struct rr_module *m, const uint8_t *data, size_t len, struct 
                       "the module does not compile: ");
 }
 
-static int from_cache_or_compile(struct rr_module *m, const uint8_t *data, size_t len,
-                                 struct rr_error *err)
+static int key_of(const uint8_t *data, size_t len, const uint8_t platform[RR_DIGEST_BYTES],
+                  uint8_t key[RR_DIGEST_BYTES])
 {
-    uint8_t module_digest[RR_DIGEST_BYTES], key[RR_DIGEST_BYTES];
-    __attribute__((cleanup(rr_free_cleanup))) uint8_t *image = NULL;
-    size_t image_len;
-    wasm_byte_vec_t bytes;
-    wasmtime_error_t *e;
-    int r;
+    uint8_t digest[RR_DIGEST_BYTES];
+    int r = rr_digest(data, len, NULL, 0, digest);
 
-    if (!m->engine->cache_dir || rr_digest(data, len, NULL, 0, module_digest) < 0 ||
-        rr_digest(module_digest, sizeof(module_digest), m->engine->platform, RR_DIGEST_BYTES, key))
-        return compile(m, data, len, err);
-    r = rr_cache_load(m->engine->cache_dir, key, &image, &image_len);
-    m->cached = r == -ENOENT ? RR_CACHE_MISS : RR_CACHE_REBUILT;
-    if (r == 0) {
-        e = wasmtime_module_deserialize(m->engine->engine, image, image_len, &m->module);
-        if (!e) {
-            m->cached = RR_CACHE_HIT;
-            return 0;
-        }
-        wasmtime_error_delete(e);
-    }
-    if (m->cached == RR_CACHE_REBUILT)
-        rr_log(2, "%s: its compiled image is damaged or foreign; it is built again", m->path);
-    r = compile(m, data, len, err);
+    return r ? r : rr_digest(digest, sizeof(digest), platform, RR_DIGEST_BYTES, key);
+}
+
+/* From the image at @image_fd, or, when that is negative, from the cache. */
+static int load_compiled(struct rr_module *m, const uint8_t key[RR_DIGEST_BYTES], int image_fd)
+{
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *image = NULL;
+    wasmtime_error_t *e;
+    size_t len;
+    int r = image_fd >= 0 ? rr_cache_load_fd(image_fd, key, &image, &len)
+                          : rr_cache_load(m->engine->cache_dir, key, &image, &len);
+
     if (r)
         return r;
-    e = wasmtime_module_serialize(m->module, &bytes);
+    e = wasmtime_module_deserialize(m->engine->engine, image, len, &m->module);
+    if (!e)
+        return 0;
+    wasmtime_error_delete(e);
+    return -EBADMSG;
+}
+
+static void store_compiled(struct rr_module *m, const uint8_t key[RR_DIGEST_BYTES])
+{
+    wasm_byte_vec_t bytes;
+    wasmtime_error_t *e = wasmtime_module_serialize(m->module, &bytes);
+    int r;
+
     if (e) {
         wasmtime_error_delete(e);
-        return 0;
+        return;
     }
     r = rr_cache_store(m->engine->cache_dir, key, (const uint8_t *)bytes.data, bytes.size);
     if (r < 0)
         rr_log(1, "cannot store a compiled module: %s", strerror(-r));
     wasm_byte_vec_delete(&bytes);
-    return 0;
+}
+
+static int from_cache_or_compile(struct rr_module *m, const uint8_t *data, size_t len, int image_fd,
+                                 struct rr_error *err)
+{
+    uint8_t key[RR_DIGEST_BYTES];
+    int r;
+
+    if ((image_fd < 0 && !m->engine->cache_dir) || key_of(data, len, m->engine->platform, key) < 0)
+        return compile(m, data, len, err);
+    r = load_compiled(m, key, image_fd);
+    m->cached = r == 0 ? RR_CACHE_HIT : r == -ENOENT ? RR_CACHE_MISS : RR_CACHE_REBUILT;
+    if (r == 0)
+        return 0;
+    if (m->cached == RR_CACHE_REBUILT)
+        rr_log(2, "%s: its compiled image is damaged or foreign; it is built again", m->path);
+    r = compile(m, data, len, err);
+    if (r == 0 && m->engine->cache_dir)
+        store_compiled(m, key);
+    return r;
 }
 
 static void note_wasi(void *data, const char *module, const char *name, const char *kind)
@@ -819,6 +847,12 @@ static void note_wasi(void *data, const char *module, const char *name, const ch
 
 int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module **ret,
                    struct rr_error *err)
+{
+    return rr_module_load_image(engine, path, -1, ret, err);
+}
+
+int rr_module_load_image(struct rr_engine *engine, const char *path, int image_fd,
+                         struct rr_module **ret, struct rr_error *err)
 {
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
     size_t len = 0;
@@ -836,7 +870,7 @@ int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module 
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     }
     m->engine = engine;
-    r = from_cache_or_compile(m, data, len, err);
+    r = from_cache_or_compile(m, data, len, image_fd, err);
     if (r == 0) {
         e = wasmtime_linker_instantiate_pre(engine->linker, m->module, &m->pre);
         if (e)
@@ -851,6 +885,44 @@ int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module 
     }
     rr_module_each(m, false, note_wasi, m);
     *ret = m;
+    return 0;
+}
+
+int rr_module_prepare(const char *path, char **ret_path, struct rr_error *err)
+{
+    __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL, *image = NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *dir = NULL, *entry = NULL;
+    uint8_t platform[RR_DIGEST_BYTES], key[RR_DIGEST_BYTES];
+    struct rr_engine_options options = {0};
+    struct rr_engine *engine = NULL;
+    struct rr_module *m = NULL;
+    size_t len = 0, image_len;
+    int r = read_file(path, &data, &len, err);
+
+    if (r == 0)
+        r = check_wasm(path, data, len, err);
+    if (r)
+        return r;
+    r = rr_cache_dir(&dir);
+    if (r == 0)
+        r = rr_cache_platform(rr_engine_version(), platform);
+    if (r == 0)
+        r = key_of(data, len, platform, key);
+    if (r == 0)
+        r = rr_cache_path(dir, key, &entry);
+    if (r < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "set ROADRUNNER_CACHE_DIR to a folder of your own",
+                            "there is no cache of compiled modules: %s", strerror(-r));
+    if (rr_cache_load(dir, key, &image, &image_len) < 0) {
+        r = rr_engine_new(&options, &engine, err);
+        if (r == 0)
+            r = rr_module_load(engine, path, &m, err);
+        rr_module_free(m);
+        rr_engine_free(engine);
+        if (r)
+            return r;
+    }
+    *ret_path = rr_take(entry);
     return 0;
 }
 
@@ -979,35 +1051,67 @@ static ptrdiff_t on_output(void *data, const unsigned char *bytes, size_t len)
     return -EIO;
 }
 
-static int set_wasi(struct rr_instance *inst, const struct rr_instance_options *o,
-                    struct rr_error *err)
+/* As two lists, which @copies, of as many, backs. */
+static void split_env(const char *const *env, size_t n, const char **names, const char **values,
+                      char **copies)
 {
-    wasi_config_t *config = wasi_config_new();
-    const char *names[256], *values[256];
-    char *copies[256];
-    size_t n = 0, n_args = 0;
-    int r = 0;
-
-    while (o->args && o->args[n_args])
-        n_args++;
-    wasi_config_set_argv(config, n_args, (const char **)(uintptr_t)o->args);
-    for (; o->env && o->env[n] && n < RR_ARRAY_LEN(names); n++) {
+    for (size_t i = 0; i < n; i++) {
         char *eq;
 
-        copies[n] = strdup(o->env[n]);
-        eq = copies[n] ? strchr(copies[n], '=') : NULL;
-        names[n] = copies[n] ? copies[n] : "";
-        values[n] = eq ? eq + 1 : "";
+        copies[i] = strdup(env[i]);
+        eq = copies[i] ? strchr(copies[i], '=') : NULL;
+        names[i] = copies[i] ? copies[i] : "";
+        values[i] = eq ? eq + 1 : "";
         if (eq)
             *eq = 0;
     }
-    wasi_config_set_env(config, n, names, values);
-    while (n > 0)
-        free(copies[--n]);
+}
+
+static int set_env(wasi_config_t *config, const char *const *env, struct rr_error *err)
+{
+    __attribute__((cleanup(rr_free_cleanup))) void *room = NULL;
+    const char **names;
+    size_t n = 0;
+
+    while (env && env[n])
+        n++;
+    room = calloc(3 * n + 1, sizeof(char *));
+    if (!room)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    names = room;
+    split_env(env, n, names, names + n, (char **)room + 2 * n);
+    wasi_config_set_env(config, n, names, names + n);
+    for (size_t i = 0; i < n; i++)
+        free(((char **)room)[2 * n + i]);
+    return 0;
+}
+
+static void set_streams(struct rr_instance *inst, wasi_config_t *config)
+{
+    if (inst->module->engine->inherit_stdio) {
+        wasi_config_inherit_stdin(config);
+        wasi_config_inherit_stdout(config);
+        wasi_config_inherit_stderr(config);
+        return;
+    }
     inst->streams[0] = (struct stream){inst, 1};
     inst->streams[1] = (struct stream){inst, 2};
     wasi_config_set_stdout_custom(config, on_output, &inst->streams[0], NULL);
     wasi_config_set_stderr_custom(config, on_output, &inst->streams[1], NULL);
+}
+
+static int set_wasi(struct rr_instance *inst, const struct rr_instance_options *o,
+                    struct rr_error *err)
+{
+    wasi_config_t *config = wasi_config_new();
+    size_t n_args = 0;
+    int r;
+
+    while (o->args && o->args[n_args])
+        n_args++;
+    wasi_config_set_argv(config, n_args, (const char **)(uintptr_t)o->args);
+    r = set_env(config, o->env, err);
+    set_streams(inst, config);
     for (size_t i = 0; i < o->n_folders && r == 0; i++)
         if (!wasi_config_preopen_dir(config, o->folders[i].host, o->folders[i].guest,
                                      o->folders[i].writable))

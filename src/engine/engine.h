@@ -42,6 +42,7 @@ struct rr_host_func {
 struct rr_engine_options {
     bool no_cache; /* compile always, store nothing */
     bool wasm_stack_check;
+    bool inherit_stdio; /* guests have this process's own streams: no @output, no set_stdin() */
 };
 
 enum rr_cached { RR_CACHE_OFF, RR_CACHE_MISS, RR_CACHE_HIT, RR_CACHE_REBUILT };
@@ -71,6 +72,20 @@ bool rr_engine_cancelled(const struct rr_engine *engine);
  */
 int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module **ret,
                    struct rr_error *err);
+/**
+ * rr_module_load_image() - the same, for a process that has no cache of its own
+ * @image_fd: borrowed: an entry of a trusted process's cache, which is compiled code. One that is
+ *            damaged, of another module or of another engine is not used: the module is compiled.
+ */
+int rr_module_load_image(struct rr_engine *engine, const char *path, int image_fd,
+                         struct rr_module **ret, struct rr_error *err);
+/**
+ * rr_module_prepare() - see that the cache has a module's compiled image
+ * @ret_path: out, owned, free(): the entry, for rr_module_load_image()
+ *
+ * What is there already costs no more than reading it. Return: as rr_module_load().
+ */
+int rr_module_prepare(const char *path, char **ret_path, struct rr_error *err);
 void rr_module_free(struct rr_module *module);
 enum rr_cached rr_module_cached(const struct rr_module *module);
 /* Does it export function @name with @type ("i>I", or NULL for any)? */
@@ -93,6 +108,7 @@ struct rr_instance_options {
     const char *const *env;  /* "NAME=value", NULL-terminated */
     const struct rr_preopen *folders;
     size_t n_folders;
+    bool inherit_stdio; /* streams 0 to 2 are this process's own; @output is not called */
     /* Output of the guest; @stream 1 or 2. Return false to fail the write. */
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
     void *user; /* also rr_instance_user() */

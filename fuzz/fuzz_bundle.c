@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Any bytes as a config.json: an error that says why, or a bundle that can be rewritten. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oci/oci.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    struct json_object *spec = NULL, *again = NULL;
+    struct rr_error err = {0};
+    const char *text;
+
+    if (rr_bundle_parse((const char *)data, len, &spec, &err) != 0) {
+        if (!err.text[0] || spec)
+            abort();
+        return 0;
+    }
+    rr_bundle_annotation(spec, "run.oci.handler");
+    rr_bundle_lower_version(spec, "/usr/bin/crun");
+    if (rr_bundle_rewrite(spec, 3, 4, &err) == 0 && rr_bundle_annotation(spec, "run.oci.handler"))
+        abort(); /* the runtime below would run it itself */
+    text = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
+    if (rr_bundle_parse(text, strlen(text), &again, &err) != 0)
+        abort();
+    json_object_put(again);
+    json_object_put(spec);
+    return 0;
+}

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What differs from the runtime's own commands. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "oci/command.h"
+
+#define VERSION_MIN "1.0.0"
+#define VERSION_MAX "1.3.0"
+
+/* --- descriptors that a container inherits --------------------------------------------------- */
+
+/* The first that is free: after those that the caller passes on. */
+static int first_fd(const struct call *c)
+{
+    const char *listen = getenv("LISTEN_FDS"), *preserve = call_get(c, "--preserve-fds", NULL);
+    long n = (listen ? strtol(listen, NULL, 10) : 0) + (preserve ? strtol(preserve, NULL, 10) : 0);
+
+    return n < 0 || n > 1000 ? 3 : (int)(3 + n);
+}
+
+static int place(int fd, int at, struct rr_error *err)
+{
+    if (dup2(fd, at) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on files", "cannot pass a file: %s",
+                            strerror(errno));
+    return 0;
+}
+
+/* Have @n more passed on than the caller asked for. */
+static void preserve(struct call *c, int n)
+{
+    static char text[16];
+    const char *listen = getenv("LISTEN_FDS");
+    long ours = first_fd(c) - 3 + n - (listen ? strtol(listen, NULL, 10) : 0);
+
+    snprintf(text, sizeof(text), "%ld", ours);
+    call_set(c, "--preserve-fds", NULL, text);
+}
+
+/* The worker, and the module's image if there is one (-1: moved), become descriptors of the
+ * container. @ret_first: number of the worker's. */
+static int pass_worker(struct call *c, int image_fd, int *ret_first, struct rr_error *err)
+{
+    __attribute__((cleanup(rr_close_cleanup))) int high = -1, high_image = -1;
+    int first = first_fd(c), worker = -1, r = rr_worker_open(&worker, err);
+
+    /* Out of the way of where they go; what is in that place is nobody's then. */
+    if (r == 0)
+        high = fcntl(worker, F_DUPFD_CLOEXEC, first + 2);
+    if (image_fd >= 0)
+        high_image = fcntl(image_fd, F_DUPFD_CLOEXEC, first + 2);
+    rr_close_cleanup(&image_fd);
+    rr_close_cleanup(&worker);
+    if (r == 0)
+        r = place(high, first, err);
+    if (r == 0 && high_image >= 0)
+        r = place(high_image, first + 1, err);
+    if (r == 0)
+        preserve(c, high_image >= 0 ? 2 : 1);
+    *ret_first = first;
+    return r;
+}
+
+/* --- create, run ----------------------------------------------------------------------------- */
+
+static const char *cwd_of(const struct json_object *spec)
+{
+    struct json_object *process = NULL, *cwd = NULL;
+
+    json_object_object_get_ex(spec, "process", &process);
+    if (process)
+        json_object_object_get_ex(process, "cwd", &cwd);
+    return cwd ? json_object_get_string(cwd) : "/";
+}
+
+static const char *program_of(const struct json_object *spec)
+{
+    struct json_object *process = NULL, *args = NULL;
+
+    json_object_object_get_ex(spec, "process", &process);
+    json_object_object_get_ex(process, "args", &args);
+    return json_object_get_string(json_object_array_get_idx(args, 0));
+}
+
+static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
+{
+    int image = -1, first, r;
+    int module = rr_rootfs_find(b->rootfs, b->spec, program_of(b->spec), cwd_of(b->spec));
+
+    if (module >= 0)
+        image = rr_worker_image(module);
+    rr_close_cleanup(&module); /* its number may be one that is passed on */
+    r = pass_worker(c, image, &first, err);
+    return r ? r : rr_bundle_rewrite(b->spec, first, image >= 0 ? first + 1 : -1, err);
+}
+
+/* A relative path is meant from here, and the runtime goes to the bundle. */
+static void absolute_option(struct call *c, const char *name)
+{
+    const char *value = call_get(c, name, NULL);
+    char cwd[PATH_MAX], *path;
+
+    if (!value || *value == '/' || !getcwd(cwd, sizeof(cwd)) ||
+        asprintf(&path, "%s/%s", cwd, value) < 0)
+        return;
+    call_set(c, name, NULL, path); /* kept until we end */
+}
+
+/* `run` deletes the container at its end, and so do we with what is ours. */
+static int run_and_remove(struct call *c, const struct rr_bundle *b)
+{
+    int r = call_run(c, NULL, false);
+
+    rr_bundle_remove_private(b->path);
+    return r < 0 ? 1 : r;
+}
+
+int command_create(struct call *c)
+{
+    const char *bundle = call_get(c, "--bundle", "-b");
+    struct rr_bundle *b = NULL;
+    struct rr_error err = {0};
+    char *private = NULL;
+    int r;
+
+    if (call_get(c, "--config", "-f")) /* crun's own; not a bundle as others know it */
+        return call_exec(c);
+    r = rr_bundle_open(bundle ? bundle : ".", &b, &err);
+    if (r)
+        return call_fail(c, &err);
+    if (b->wasm)
+        r = make_wasm(c, b, &err);
+    if (r == 0 && (rr_bundle_lower_version(b->spec, c->runtime) || b->wasm)) {
+        r = rr_bundle_write_private(b, &err);
+        if (r == 0 && asprintf(&private, "%s/" RR_OCI_PRIVATE, b->path) > 0) {
+            absolute_option(c, "--pid-file");
+            absolute_option(c, "--console-socket");
+            call_set(c, "--bundle", "-b", private);
+        }
+    }
+    r = r ? call_fail(c, &err)
+        : private && strcmp(c->command, "run") == 0 && !call_flag(c, "--detach", "-d")
+            ? run_and_remove(c, b)
+            : call_exec(c);
+    rr_bundle_free(b);
+    return r;
+}
+
+/* --- state, list, delete --------------------------------------------------------------------- */
+
+/* The private folder is ours, not the caller's: show the bundle it lies in. */
+static void hide_private(char *text)
+{
+    static const char suffix[] = "/" RR_OCI_PRIVATE;
+    char *at = text;
+
+    while ((at = strstr(at, suffix))) {
+        char *end = at + sizeof(suffix) - 1;
+
+        if (*end == '"' || *end == ' ' || *end == '\t' || *end == '\n')
+            memmove(at, end, strlen(end) + 1);
+        else
+            at = end;
+    }
+}
+
+int command_state(struct call *c)
+{
+    char *text = NULL;
+    int r = call_run(c, &text, false);
+
+    if (text) {
+        hide_private(text);
+        fputs(text, stdout);
+    }
+    free(text);
+    return r < 0 ? 1 : r;
+}
+
+/* The state of @id. @ret: owned; NULL: there is no such container. */
+static struct json_object *state_of(const struct call *c, const char *id)
+{
+    struct call state = {0};
+    struct json_object *o = NULL;
+    char *text = NULL;
+
+    memcpy(state.runtime, c->runtime, sizeof(state.runtime));
+    call_add(&state, "");
+    call_add(&state, "--root");
+    call_add(&state, c->root);
+    call_add(&state, "state");
+    call_add(&state, id);
+    if (call_run(&state, &text, true) == 0 && text)
+        o = json_tokener_parse(text);
+    free(text);
+    free(state.argv);
+    return o;
+}
+
+/* The bundle's path without our folder; NULL if it has none of ours. */
+static char *private_bundle(const struct json_object *state)
+{
+    static const char suffix[] = "/" RR_OCI_PRIVATE;
+    struct json_object *v = NULL;
+    const char *path;
+    size_t len;
+
+    json_object_object_get_ex(state, "bundle", &v);
+    path = v ? json_object_get_string(v) : "";
+    len = strlen(path);
+    if (len < sizeof(suffix) || strcmp(path + len - (sizeof(suffix) - 1), suffix) != 0)
+        return NULL;
+    return strndup(path, len - (sizeof(suffix) - 1));
+}
+
+int command_delete(struct call *c)
+{
+    __attribute__((cleanup(rr_free_cleanup))) char *bundle = NULL;
+    struct json_object *state = c->id ? state_of(c, c->id) : NULL;
+    int r;
+
+    if (state)
+        bundle = private_bundle(state);
+    json_object_put(state);
+    if (!bundle)
+        return call_exec(c);
+    r = call_run(c, NULL, false);
+    if (r == 0)
+        rr_bundle_remove_private(bundle);
+    return r < 0 ? 1 : r;
+}
+
+/* --- exec ------------------------------------------------------------------------------------ */
+
+/* The process that --process or the words describe; @ret: owned. */
+static int read_process(struct call *c, size_t words, struct json_object **ret,
+                        struct rr_error *err)
+{
+    const char *file = call_get(c, "--process", "-p");
+    struct json_object *args;
+
+    if (file) {
+        int r = rr_oci_read_json(file, ret, err);
+
+        if (r == 0 && !json_object_is_type(*ret, json_type_object)) {
+            json_object_put(*ret);
+            r = rr_error_set(err, RR_E_INVALID, "see the OCI runtime specification",
+                             "%s holds no object", file);
+        }
+        return r;
+    }
+    *ret = json_object_new_object();
+    args = json_object_new_array();
+    for (size_t i = words; words && i < c->n; i++)
+        json_object_array_add(args, json_object_new_string(c->argv[i]));
+    json_object_object_add(*ret, "args", args);
+    return 0;
+}
+
+static const char *first_arg(const struct json_object *process)
+{
+    struct json_object *args = NULL, *first;
+
+    json_object_object_get_ex(process, "args", &args);
+    if (!json_object_is_type(args, json_type_array) || json_object_array_length(args) == 0)
+        return "";
+    first = json_object_array_get_idx(args, 0);
+    return json_object_is_type(first, json_type_string) ? json_object_get_string(first) : "";
+}
+
+/* "exec" or "status" if our worker is to run it; NULL: a program of the container's. */
+static const char *exec_mode(const struct json_object *state, const struct json_object *process)
+{
+    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
+    const char *name = first_arg(process);
+    struct json_object *pid = NULL;
+    char root[64];
+
+    if (strcmp(name, "status") == 0)
+        return name;
+    if (rr_is_module_name(name))
+        return "exec";
+    json_object_object_get_ex(state, "pid", &pid);
+    snprintf(root, sizeof(root), "/proc/%d/root", pid ? json_object_get_int(pid) : 0);
+    fd = rr_rootfs_open(root, name);
+    return fd >= 0 && rr_is_module_file(fd) ? "exec" : NULL;
+}
+
+/* The process in a file of memory, whose name the runtime can open. */
+static int put_process(struct call *c, const struct json_object *process, struct rr_error *err)
+{
+    const char *text =
+        json_object_to_json_string_ext((struct json_object *)(uintptr_t)process,
+                                       JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    int fd = memfd_create("process.json", 0), r = fd < 0 ? -errno : 0;
+    static char path[64];
+
+    if (r == 0)
+        r = rr_write_all(fd, text, strlen(text));
+    if (r < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "cannot pass the process: %s",
+                            strerror(-r));
+    /* beyond those that are passed on */
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fcntl(fd, F_DUPFD, 100));
+    call_set(c, "--process", "-p", path);
+    return 0;
+}
+
+static void put_words(struct call *c, size_t words, const struct json_object *process)
+{
+    struct json_object *args = NULL;
+
+    json_object_object_get_ex(process, "args", &args);
+    c->n = words;
+    for (size_t i = 0; i < json_object_array_length(args); i++)
+        call_add(c, json_object_get_string(json_object_array_get_idx(args, i)));
+}
+
+int command_exec(struct call *c)
+{
+    struct json_object *state = c->id ? state_of(c, c->id) : NULL, *process = NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *bundle = NULL;
+    struct rr_error err = {0};
+    const char *mode = NULL;
+    size_t id, words;
+    int first, r = 0;
+
+    if (state)
+        bundle = private_bundle(state);
+    id = call_word(c, c->rest);
+    words = id && id + 1 < c->n ? id + 1 : 0;
+    if (words && strcmp(c->argv[words], "--") == 0)
+        words++;
+    if (bundle)
+        r = read_process(c, words, &process, &err);
+    if (r == 0 && process)
+        mode = exec_mode(state, process);
+    json_object_put(state);
+    if (r == 0 && mode) {
+        bool file = call_get(c, "--process", "-p");
+
+        mode = strcmp(mode, "status") == 0 ? "status" : "exec";
+        r = pass_worker(c, -1, &first, &err);
+        if (r == 0)
+            r = rr_process_rewrite(process, mode, first, -1, &err);
+        if (r == 0 && file)
+            r = put_process(c, process, &err);
+        else if (r == 0)
+            put_words(c, call_word(c, c->rest) + 1, process);
+    }
+    return r ? call_fail(c, &err) : call_exec(c); /* words of @process are used */
+}
+
+/* --- features -------------------------------------------------------------------------------- */
+
+int command_features(struct call *c)
+{
+    struct json_object *o = NULL, *annotations;
+    char *text = NULL;
+
+    if (call_run(c, &text, true) == 0 && text)
+        o = json_tokener_parse(text);
+    free(text);
+    if (!json_object_is_type(o, json_type_object)) { /* crun knows this command since 1.9 */
+        json_object_put(o);
+        o = json_object_new_object();
+        json_object_object_add(o, "ociVersionMin", json_object_new_string(VERSION_MIN));
+        json_object_object_add(o, "ociVersionMax", json_object_new_string(VERSION_MAX));
+    }
+    if (!json_object_object_get_ex(o, "annotations", &annotations)) {
+        annotations = json_object_new_object();
+        json_object_object_add(o, "annotations", annotations);
+    }
+    json_object_object_add(annotations, "dev.roadrunner.version",
+                           json_object_new_string(RR_VERSION));
+    json_object_object_add(annotations, "dev.roadrunner.runtime",
+                           json_object_new_string(c->runtime));
+    puts(json_object_to_json_string_ext(o,
+                                        JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_NOSLASHESCAPE));
+    json_object_put(o);
+    return 0;
+}

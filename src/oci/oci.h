@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * oci: bundles, and the runtime below us (crun or runc), which makes the containers. In a Wasm
+ * bundle our worker takes the place of the program; the rest is the runtime's, unchanged. May call
+ * base.
+ */
+#ifndef RR_OCI_OCI_H
+#define RR_OCI_OCI_H
+
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+
+#define RR_OCI_MAX_CONFIG (16u << 20)
+#define RR_OCI_PRIVATE                                                        \
+    ".roadrunner" /* folder in a bundle: the bundle that the runtime is given \
+                   */
+
+/* --- a bundle (bundle.c) --------------------------------------------------------------------- */
+
+struct rr_bundle {
+    char *path;               /* absolute */
+    char *rootfs;             /* absolute */
+    struct json_object *spec; /* config.json, checked as far as we read it */
+    bool wasm;                /* its program is a module: see rr_bundle_classify() */
+};
+
+/* Parse a config.json: an object with process.args, root.path, annotations and mounts of the types
+ * that they must have, where they are there. @ret: owned, json_object_put(). RR_E_INVALID. */
+int rr_bundle_parse(const char *text, size_t len, struct json_object **ret, struct rr_error *err);
+/* Read <@path>/config.json and classify it. RR_E_NOINPUT, RR_E_INVALID. */
+int rr_bundle_open(const char *path, struct rr_bundle **ret, struct rr_error *err);
+void rr_bundle_free(struct rr_bundle *b);
+/* NULL where there is none. Borrowed. */
+const char *rr_bundle_annotation(const struct json_object *spec, const char *name);
+
+/**
+ * rr_bundle_rewrite() - have @spec's program run by our worker
+ * @worker_fd: number of the worker's descriptor in the container
+ * @image_fd:  the compiled image's; -1: none
+ *
+ * RR_E_INVALID: the container has no /proc, through which the worker is started.
+ */
+int rr_bundle_rewrite(struct json_object *spec, int worker_fd, int image_fd, struct rr_error *err);
+/* The same for a process.json, or the process of exec. */
+int rr_process_rewrite(struct json_object *process, const char *mode, int worker_fd, int image_fd,
+                       struct rr_error *err);
+/* Runtimes refuse a version of the specification that is newer than they are, although they would
+ * ignore what they do not know. Returns true if it was changed. */
+bool rr_bundle_lower_version(struct json_object *spec, const char *runtime);
+/* Write it to the private folder, with paths that hold there. */
+int rr_bundle_write_private(const struct rr_bundle *b, struct rr_error *err);
+void rr_bundle_remove_private(const char *bundle);
+/* Read a file of JSON, at most RR_OCI_MAX_CONFIG bytes. */
+int rr_oci_read_json(const char *path, struct json_object **ret, struct rr_error *err);
+
+/* --- files of a container, which may be hostile (rootfs.c) ----------------------------------- */
+
+/* A regular file at @path below @root, whose links lead nowhere else. A descriptor or -errno. */
+int rr_rootfs_open(const char *root, const char *path);
+/* The file that a container would run as @name; -errno. @spec: its mounts. */
+int rr_rootfs_find(const char *rootfs, const struct json_object *spec, const char *name,
+                   const char *cwd);
+/* Ends its name like a module's? */
+bool rr_is_module_name(const char *name);
+/* Does it begin like a module? */
+bool rr_is_module_file(int fd);
+
+/* --- the runtime and the worker (runtime.c) -------------------------------------------------- */
+
+/* Path of crun or runc: $ROADRUNNER_RUNTIME, or what made the container @id below @root (NULL:
+ * a new one), or what is there and works with the machine's cgroups. */
+int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err);
+/* A descriptor of roadrunner-worker, through which its file cannot be written. */
+int rr_worker_open(int *ret_fd, struct rr_error *err);
+/* The compiled image of a module, from the node's cache, or made for it. -1: none; the worker then
+ * compiles it, and says what is wrong with it. */
+int rr_worker_image(int module_fd);
+
+#endif

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The containerd shim, under Debian's containerd 1.6 and under containerd 2."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BUILD, SLOW, guest
+from containers import BUSYBOX, can_make_containers, cgroups, make_image, mounts, processes
+
+CACHE = Path(os.environ.get("RR_ENGINE_CACHE", Path.home() / ".cache/roadrunner"))
+NUMBERS = itertools.count()
+CYCLES = int(os.environ.get("RR_CYCLES", "25"))
+RUNTIME = ["--runtime", "io.containerd.roadrunner.v1"]
+
+pytestmark = pytest.mark.skipif(
+    not can_make_containers(), reason="the system lets this user make no containers"
+)
+
+
+def find_containerd(version):
+    """Folder of containerd and ctr: Debian's, or the one that tools/setup built."""
+    folder = Path("/usr/bin") if version == 1 else CACHE / "containerd"
+    return folder if (folder / "containerd").exists() else None
+
+
+class Containerd:
+    def __init__(self, version, folder, cache):
+        self.version = version
+        self.bin = find_containerd(version)
+        self.folder = folder
+        self.env = {
+            **os.environ,
+            "PATH": f"{BUILD}:{os.environ['PATH']}",
+            "ROADRUNNER_CACHE_DIR": str(cache),
+            "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1",
+        }
+        (folder / "config.toml").write_text(
+            f"""version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{folder}/c.sock"
+[ttrpc]
+  address = "{folder}/c.sock.ttrpc"
+"""
+        )
+        self.process = None
+        self.start()
+
+    def start(self):
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            [self.bin / "containerd", "--config", self.folder / "config.toml"],
+            stdout=log,
+            stderr=log,
+            env=self.env,
+            start_new_session=True,
+        )
+        for _ in range(int(100 * SLOW)):
+            if self("version", ok=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "log").read_text()[-2000:])
+
+    def stop(self, how=signal.SIGTERM):
+        self.process.send_signal(how)
+        self.process.wait(20)
+
+    def command(self, *args):
+        return [str(a) for a in (self.bin / "ctr", "-a", self.folder / "c.sock", *args)]
+
+    def __call__(self, *args, stdin=b"", ok=True, timeout=60):
+        done = subprocess.run(
+            self.command(*args),
+            input=stdin,
+            capture_output=True,
+            env=self.env,
+            timeout=timeout * SLOW,
+        )
+        assert not ok or done.returncode == 0, done.stderr
+        return done
+
+    def run(self, image, name, *args, stdin=b"", ok=False, options=()):
+        return self("run", "--rm", *RUNTIME, *options, image, name, *args, stdin=stdin, ok=ok)
+
+    def status(self, name):
+        for line in self("task", "ls").stdout.decode().splitlines():
+            words = line.split()
+            if words[0] == name:
+                return words[2], int(words[1])
+        return None, 0
+
+    def wait(self, name, status):
+        for _ in range(int(100 * SLOW)):
+            if self.status(name)[0] == status:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{name} is {self.status(name)[0]}, not {status}")
+
+    def bundle(self, name):
+        return self.folder / f"state/io.containerd.runtime.v2.task/default/{name}"
+
+
+def images(folder):
+    module = guest("stdio_upper").read_bytes()
+    files = {
+        "stdio_upper.wasm": module,
+        "stdio_fail.wasm": guest("stdio_fail").read_bytes(),
+        "sleeper.wasm": guest("sleeper").read_bytes(),
+        "hog.wasm": guest("hog").read_bytes(),
+        "bin/busybox": BUSYBOX.read_bytes(),
+    }
+    return [
+        (make_image(folder / "upper.tar", "t/upper:1", ["/stdio_upper.wasm"], files), None),
+        (
+            make_image(
+                folder / "wasi.tar",
+                "t/wasi:1",
+                ["/stdio_upper.wasm"],
+                {"stdio_upper.wasm": module},
+                ("wasi", "wasm"),
+            ),
+            "wasi/wasm",
+        ),
+        (
+            make_image(
+                folder / "box.tar",
+                "t/box:1",
+                ["/bin/busybox"],
+                {"bin/busybox": BUSYBOX.read_bytes()},
+            ),
+            None,
+        ),
+    ]
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def containerd(request, cache, tmp_path_factory):
+    if not find_containerd(request.param):
+        pytest.skip(f"containerd {request.param} was not built: tools/setup test needs Go for it")
+    # Short, as the paths of sockets have to be.
+    folder = Path(tempfile.mkdtemp(prefix="rr-cd-", dir="/tmp"))
+    daemon = Containerd(request.param, folder, cache)
+    for path, platform in images(tmp_path_factory.mktemp("images")):
+        where = ["--platform", platform] if platform else []
+        local = ["--local"] if where and request.param == 2 else []
+        daemon("image", "import", *local, *where, path)
+    yield daemon
+    daemon.stop()
+    assert not shims(folder)
+    assert not mounts(str(folder))
+    shutil.rmtree(folder)
+
+
+def shims(folder):
+    return [
+        pid
+        for pid, line in processes().items()
+        if "containerd-shim-roadrunner" in line and str(folder) in line
+    ]
+
+
+def shim_of(containerd, waiting):
+    (pid,) = [p for p in shims(containerd.folder) if f"-id {waiting.name} " in processes()[p]]
+    return pid
+
+
+class Waiting:
+    """A container that runs until it is ended."""
+
+    def __init__(self, containerd, name):
+        self.containerd, self.name = containerd, name
+        self.log = containerd.folder / f"{name}.log"
+        uri = f"file://{self.log}"
+        containerd("run", "-d", "--log-uri", uri, *RUNTIME, "t/upper:1", name, "/sleeper.wasm")
+        for _ in range(int(100 * SLOW)):
+            if self.log.exists() and b"ready" in self.log.read_bytes():
+                break
+            time.sleep(0.05)
+        self.state, self.pid = containerd.status(name)
+        assert self.state == "RUNNING"
+
+    def exec(self, *args, exec_id="e1", **kw):
+        return self.containerd("task", "exec", "--exec-id", exec_id, self.name, *args, **kw)
+
+    def kill(self, name):
+        self.containerd("task", "kill", "-s", name, self.name)
+
+    def end(self):
+        """Its exit status, once it has ended; and removed."""
+        self.containerd.wait(self.name, "STOPPED")
+        told = self.containerd("task", "rm", self.name).stderr.decode()
+        self.containerd("container", "rm", self.name)
+        found = re.search(r"non-zero exit code (\d+)", told)
+        return int(found[1]) if found else 0
+
+
+@pytest.fixture
+def waiting(containerd, request):
+    w = Waiting(containerd, f"w{os.getpid()}-{next(NUMBERS)}")
+    yield w
+    containerd("task", "rm", "-f", w.name, ok=False)
+    containerd("container", "rm", w.name, ok=False)
+
+
+def test_a_module_runs(containerd):
+    done = containerd.run("t/upper:1", "c1", "/stdio_upper.wasm", "x", stdin=b"hello")
+    assert done.stdout == b"HELLO" and done.returncode == 0
+    assert b"1 arguments, first x" in done.stderr
+
+
+def test_an_image_for_wasi(containerd):
+    done = containerd.run(
+        "t/wasi:1", "c1", stdin=b"hello", options=["--platform", "wasi/wasm"], ok=True
+    )
+    assert done.stdout == b"HELLO"
+
+
+def test_exit_status(containerd):
+    assert containerd.run("t/upper:1", "c1", "/stdio_fail.wasm").returncode == 3
+    done = containerd.run("t/upper:1", "c1", "/missing.wasm")
+    assert done.returncode == 127 and b"cannot find the module" in done.stderr
+    done = containerd.run("t/box:1", "c1", "/bin/busybox", "sh", "-c", "echo linux; exit 5")
+    assert done.returncode == 5 and done.stdout == b"linux\n"
+
+
+def test_exec(waiting):
+    assert json.loads(waiting.exec("status").stdout)["module"] == "/sleeper.wasm"
+    assert waiting.exec("/stdio_upper.wasm", stdin=b"in", exec_id="e2").stdout == b"IN"
+    done = waiting.exec("/bin/busybox", "sh", "-c", "exit 7", exec_id="e3", ok=False)
+    assert done.returncode == 7
+    assert waiting.exec("/none", exec_id="e4", ok=False).returncode != 0
+
+
+def test_terminal(containerd):
+    script = "tty; read line; echo got $line"
+    ctr = " ".join(containerd.command("run", "--rm", "-t", *RUNTIME, "t/box:1", "c1"))
+    done = subprocess.run(
+        ["script", "-qec", f"{ctr} /bin/busybox sh -c '{script}'", "/dev/null"],
+        input=b"word\n",
+        capture_output=True,
+        env=containerd.env,
+        timeout=30 * SLOW,
+    )
+    assert b"/dev/pts/0" in done.stdout and b"got word" in done.stdout
+
+
+@pytest.mark.parametrize("name, status", [("TERM", 143), ("INT", 130), ("KILL", 137)])
+def test_signals(waiting, name, status):
+    waiting.kill(name)
+    assert waiting.end() == status
+
+
+def test_pause_stats_pids_update(containerd, waiting):
+    name = waiting.name
+    assert str(waiting.pid) in containerd("task", "ps", name).stdout.decode()
+    figures = json.loads(containerd("task", "metrics", "--format", "json", name).stdout)
+    assert "usage" in figures["memory"] and figures["pids"]["current"] >= 1
+    containerd("task", "pause", name)
+    assert containerd.status(name)[0] == "PAUSED"
+    containerd("task", "resume", name)
+    assert containerd.status(name)[0] == "RUNNING"
+
+
+def test_out_of_memory_is_told(containerd):
+    events = subprocess.Popen(
+        containerd.command("events"), stdout=subprocess.PIPE, env=containerd.env
+    )
+    time.sleep(0.5 * SLOW)
+    limit = ["--memory-limit", str(48 << 20)]
+    done = containerd.run("t/upper:1", "c1", "/hog.wasm", options=limit)
+    time.sleep(0.5 * SLOW)
+    events.kill()
+    told = events.communicate()[0].decode()
+    assert done.returncode == 137, done
+    assert "/tasks/oom" in told
+
+
+def test_events_are_in_order(containerd):
+    events = subprocess.Popen(
+        containerd.command("events"), stdout=subprocess.PIPE, env=containerd.env
+    )
+    time.sleep(0.5 * SLOW)
+    containerd.run("t/upper:1", "c1", stdin=b"x")  # ctr itself waits for ever without a byte
+    time.sleep(0.5 * SLOW)
+    events.kill()
+    told = events.communicate()[0].decode()
+    topics = [w for w in told.split() if w.startswith("/tasks/")]
+    assert topics == ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_tasks_survive_containerd(containerd, waiting, how):
+    containerd.stop(how)
+    containerd.start()
+    assert containerd.status(waiting.name) == (waiting.state, waiting.pid)
+    assert json.loads(waiting.exec("status").stdout)["pid"] == 1
+    waiting.kill("TERM")
+    assert waiting.end() == 143
+
+
+def test_an_end_while_containerd_is_away_is_told(containerd, waiting):
+    containerd.stop(signal.SIGKILL)
+    os.kill(waiting.pid, signal.SIGTERM)
+    containerd.start()
+    assert waiting.end() == 143
+
+
+def test_a_killed_shim_leaves_nothing(containerd, waiting):
+    shim = shim_of(containerd, waiting)
+    os.kill(shim, signal.SIGKILL)
+    for _ in range(200):
+        if waiting.pid not in processes() and not containerd.bundle(waiting.name).exists():
+            break
+        time.sleep(0.05)
+    assert waiting.pid not in processes()
+    assert not containerd.bundle(waiting.name).exists()
+    assert containerd.status(waiting.name)[0] is None
+    assert not cgroups(f"default/{waiting.name}")
+
+
+def test_a_killed_worker(waiting):
+    os.kill(waiting.pid, signal.SIGKILL)
+    assert waiting.end() == 137
+
+
+def test_a_shim_is_small(containerd, waiting):
+    shim = shim_of(containerd, waiting)
+    rollup = Path(f"/proc/{shim}/smaps_rollup").read_text()
+    private = sum(
+        int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")
+    )
+    assert private < 3 << 10 or SLOW > 1, rollup
+
+
+def test_cycles_leave_nothing(containerd):
+    sockets = set(os.listdir("/run/containerd/s")) if os.path.exists("/run/containerd/s") else set()
+    before = set(processes())
+    for i in range(CYCLES):
+        containerd("run", "-d", "--null-io", *RUNTIME, "t/upper:1", f"n{i}", "/sleeper.wasm")
+        if i % 3 == 0:
+            containerd("task", "kill", "-s", "KILL" if i % 2 else "TERM", f"n{i}", ok=False)
+        if i % 10 == 4:
+            os.kill(shims(containerd.folder)[0], signal.SIGKILL)
+        containerd("task", "rm", "-f", f"n{i}", ok=False)
+        containerd("container", "rm", f"n{i}")
+    time.sleep(0.5 * SLOW)
+    left = {
+        pid: line
+        for pid, line in processes().items()
+        if pid not in before and ("shim-roadrunner" in line or " container " in line)
+    }
+    assert not left
+    assert not mounts(str(containerd.folder))
+    assert set(os.listdir("/run/containerd/s")) <= sockets
+    assert not cgroups("default/n")
+    assert not list(containerd.bundle("").iterdir())
+    state = Path("/run/containerd/roadrunner/default")
+    assert not state.exists() or not [p for p in state.iterdir() if p.name.startswith("n")]
