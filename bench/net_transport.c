@@ -64,11 +64,8 @@ static double cpu_seconds(void)
 
 static struct rr_net_packet packet(const struct rr_net_target *t, uint64_t len)
 {
-    return (struct rr_net_packet){.window = RR_WINDOW_BASE,
-                                  .slot_bytes = SLOT,
-                                  .len = len,
-                                  .targets = t,
-                                  .n_targets = 1};
+    return (struct rr_net_packet){
+        .window = RR_WINDOW_BASE, .slot_bytes = SLOT, .len = len, .targets = t, .n_targets = 1};
 }
 
 static const struct rr_net_target plain_target = {.from = "a.out", .to = "b.in", .attempt = 1};
@@ -297,8 +294,7 @@ static void print_times(const char *end, uint64_t *ns, uint64_t count)
            (double)ns[count * 99 / 100] / 1e3, (double)ns[0] / 1e3);
 }
 
-static void echo_all(struct side *s, uint64_t len, uint64_t count, uint64_t large,
-                     const char *name)
+static void echo_all(struct side *s, uint64_t len, uint64_t count, uint64_t large, const char *name)
 {
     struct rr_net_packet p = packet(&plain_target, len);
     uint64_t *ns = calloc(count, sizeof(*ns)), sent = 0;

@@ -19,7 +19,7 @@
 #define MAX_SOURCES 64 /* that one pump looks at */
 #define LOG_AGAIN_NS 60000000000ull
 #define TICK_NS 20000000ull /* timers may be late by this, so that many are looked at together */
-#define MAX_SKIPPED 16      /* pumps that look at the hot connection alone, before all have a turn */
+#define MAX_SKIPPED 16 /* pumps that look at the hot connection alone, before all have a turn */
 
 static const char *const log_texts[RR_NET_LOG_KINDS] = {
     [LOG_ACCEPT] = "cannot accept a peer",
@@ -332,8 +332,8 @@ static int copy_options(struct rr_net *net, const struct rr_net_options *o, stru
     const size_t room = RR_WIRE_HEADER + RR_WIRE_MAX_HELLO;
     uint8_t *bytes = malloc(room);
     /* one text is ours */
-    bool fits = bytes && o->n_texts < RR_WIRE_MAX_TEXTS &&
-                rr_wire_put_hello(bytes, room - 256, &h) > 0;
+    bool fits =
+        bytes && o->n_texts < RR_WIRE_MAX_TEXTS && rr_wire_put_hello(bytes, room - 256, &h) > 0;
 
     free(bytes);
     net->o = *o;

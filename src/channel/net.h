@@ -108,7 +108,7 @@ struct rr_net_stats {
     uint64_t pings, pongs;
     uint64_t refused_connections, rule_breaks, refused_messages;
     uint64_t retransmitted; /* segments, by TCP, of connections that are open now */
-    uint64_t reads, writes;       /* system calls on sockets */
+    uint64_t reads, writes; /* system calls on sockets */
     uint32_t peers_up, connections;
     bool kernel_tls; /* of the newest TLS connection: the kernel encrypts */
 };

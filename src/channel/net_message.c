@@ -213,8 +213,7 @@ void message_flush(struct rr_net_peer *peer)
 static struct incoming *find_in(const struct rr_net_peer *peer, uint64_t handle)
 {
     uint32_t slot = SLOT_OF(handle);
-    struct incoming *in =
-        peer->ins && slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
+    struct incoming *in = peer->ins && slot < peer->net->o.window_messages ? peer->ins[slot] : NULL;
 
     return in && in->handle == handle ? in : NULL;
 }

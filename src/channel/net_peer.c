@@ -261,14 +261,13 @@ static void send_hello(struct conn *c)
     const struct rr_net_options *o = &c->net->o;
     struct rr_net_peer *peer = c->peer;
     struct rr_wire_text texts[RR_WIRE_MAX_TEXTS];
-    struct rr_wire_hello h = {
-        .version = RR_WIRE_VERSION,
-        .role = c->extra ? RR_WIRE_EXTRA : RR_WIRE_MAIN,
-        .index = c->index,
-        .n_bulk = peer->n_bulk,
-        .credit = {o->window_messages, o->window_inline_bytes, o->window_bulk_bytes,
-                   RR_NET_CONTROL_WINDOW},
-        .texts = texts};
+    struct rr_wire_hello h = {.version = RR_WIRE_VERSION,
+                              .role = c->extra ? RR_WIRE_EXTRA : RR_WIRE_MAIN,
+                              .index = c->index,
+                              .n_bulk = peer->n_bulk,
+                              .credit = {o->window_messages, o->window_inline_bytes,
+                                         o->window_bulk_bytes, RR_NET_CONTROL_WINDOW},
+                              .texts = texts};
     uint8_t bytes[RR_WIRE_HEADER + RR_WIRE_MAX_HELLO];
     struct sockaddr_storage self;
     socklen_t len = sizeof(self);
@@ -532,8 +531,8 @@ static void on_answer(struct conn *c, const struct rr_wire_hello *h)
     struct rr_net_peer *peer = c->peer;
     uint8_t who[32];
 
-    if (CRYPTO_memcmp(h->session, peer->session, sizeof(h->session)) != 0 ||
-        h->index != c->index || (h->role == RR_WIRE_EXTRA) != c->extra) {
+    if (CRYPTO_memcmp(h->session, peer->session, sizeof(h->session)) != 0 || h->index != c->index ||
+        (h->role == RR_WIRE_EXTRA) != c->extra) {
         refuse(c, REASON_BROKE_RULE, LOG_GREETING, "its answer is for another connection");
         return;
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TLS 1.3, both sides with a certificate. Where the kernel can encrypt (kTLS), OpenSSL works on the
- * socket itself. Else its records are gathered in a buffer, so that one system call carries many. */
+ * socket itself. Else its records are gathered in a buffer, so that one system call carries many.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -111,7 +112,8 @@ static int load_failed(struct rr_error *err, const char *file, const char *what)
     int readable = access(file, R_OK), error = errno;
 
     if (readable < 0)
-        return rr_error_set(err, RR_E_NOINPUT, "TLS needs a certificate, its key and the CA's, in PEM",
+        return rr_error_set(err, RR_E_NOINPUT,
+                            "TLS needs a certificate, its key and the CA's, in PEM",
                             "cannot read the %s %s: %s", what, file, strerror(error));
     return rr_error_set(err, RR_E_INVALID, "TLS needs a certificate, its key and the CA's, in PEM",
                         "the %s %s is not usable: %s", what, file, ssl_text(text, sizeof(text)));

@@ -98,13 +98,13 @@ struct outgoing {
     void *cookie;
     struct rr_net_peer *peer;
     bool bulk, received, cancelled;
-    struct rr_error *refusal;   /* owned */
-    uint32_t n_targets, n_open; /* open: done() is yet to come */
+    struct rr_error *refusal;                  /* owned */
+    uint32_t n_targets, n_open;                /* open: done() is yet to come */
     uint64_t wanted[RR_WIRE_MAX_TARGETS / 64]; /* targets with acked */
     uint64_t open[RR_WIRE_MAX_TARGETS / 64];
     /* large ones, until they are sent */
     struct outgoing *next; /* on its connection */
-    struct conn *conn; /* NULL: all is out */
+    struct conn *conn;     /* NULL: all is out */
     struct conn *via;
     uint8_t *head;
     size_t head_bytes, head_sent;

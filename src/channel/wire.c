@@ -156,8 +156,8 @@ void rr_wire_put_credit(uint8_t to[32], const struct rr_wire_credit *credit)
 
 void rr_wire_get_credit(const uint8_t from[32], struct rr_wire_credit *ret)
 {
-    *ret = (struct rr_wire_credit){get64(from), get64(from + 8), get64(from + 16),
-                                   get64(from + 24)};
+    *ret =
+        (struct rr_wire_credit){get64(from), get64(from + 8), get64(from + 16), get64(from + 24)};
 }
 
 void rr_wire_get_text(const uint8_t *from, size_t len, char *ret, size_t size)

@@ -5,6 +5,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -230,14 +233,14 @@ static void free_end(struct end *e)
 }
 
 /* Both ends, until @what is @value; fails after 5 s. */
-#define UNTIL(a, b, condition)                                                                     \
-    do {                                                                                           \
-        uint64_t end_ = rr_now_ns() + 10000000000u;                                                \
-        while (!(condition)) {                                                                     \
-            pump_both(a, b);                                                                       \
-            if (rr_now_ns() > end_)                                                                \
-                fail_msg("never: %s; last error: %s", #condition, (a)->why.text);                 \
-        }                                                                                          \
+#define UNTIL(a, b, condition)                                                    \
+    do {                                                                          \
+        uint64_t end_ = rr_now_ns() + 10000000000u;                               \
+        while (!(condition)) {                                                    \
+            pump_both(a, b);                                                      \
+            if (rr_now_ns() > end_)                                               \
+                fail_msg("never: %s; last error: %s", #condition, (a)->why.text); \
+        }                                                                         \
     } while (0)
 
 static void pump_both(struct end *a, struct end *b)
@@ -732,6 +735,381 @@ static void test_free_peer(void **state)
     free_pair(&a, &b);
 }
 
+/* --- TLS ------------------------------------------------------------------------------------- */
+
+struct authority {
+    EVP_PKEY *key;
+    X509 *cert;
+};
+
+static void add_extension(X509 *cert, X509 *issuer, int nid, const char *value)
+{
+    X509V3_CTX ctx;
+    X509_EXTENSION *e;
+
+    X509V3_set_ctx(&ctx, issuer, cert, NULL, NULL, 0);
+    e = X509V3_EXT_conf_nid(NULL, &ctx, nid, value);
+    assert_non_null(e);
+    X509_add_ext(cert, e, -1);
+    X509_EXTENSION_free(e);
+}
+
+/* A certificate for @name, of @ca or, where that is NULL, of itself. */
+static struct authority issue(const struct authority *ca, const char *name,
+                              const char *alternatives)
+{
+    static long serial = 1;
+    struct authority a = {EVP_EC_gen("P-256"), X509_new()};
+    X509_NAME *subject = X509_get_subject_name(a.cert);
+
+    X509_set_version(a.cert, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(a.cert), serial++);
+    X509_gmtime_adj(X509_getm_notBefore(a.cert), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(a.cert), 3600);
+    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)name, -1, -1, 0);
+    X509_set_issuer_name(a.cert, ca ? X509_get_subject_name(ca->cert) : subject);
+    X509_set_pubkey(a.cert, a.key);
+    if (!ca)
+        add_extension(a.cert, a.cert, NID_basic_constraints, "critical,CA:TRUE");
+    if (alternatives)
+        add_extension(a.cert, ca->cert, NID_subject_alt_name, alternatives);
+    assert_true(X509_sign(a.cert, ca ? ca->key : a.key, EVP_sha256()) > 0);
+    return a;
+}
+
+static void free_authority(struct authority *a)
+{
+    EVP_PKEY_free(a->key);
+    X509_free(a->cert);
+}
+
+static void write_pem(const char *dir, const char *name, const struct authority *a)
+{
+    char path[128];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s.pem", dir, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    PEM_write_X509(f, a->cert);
+    fclose(f);
+    snprintf(path, sizeof(path), "%s/%s.key", dir, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    PEM_write_PrivateKey(f, a->key, NULL, NULL, 0, NULL, NULL);
+    fclose(f);
+}
+
+/* A folder with two CAs, nodes a and b of the first, and a stranger of the second. */
+struct pki {
+    char dir[32];
+    char cert[2][64], key[2][64], ca[64];
+};
+
+static void new_pki(struct pki *p)
+{
+    struct authority ca = issue(NULL, "ca", NULL), other = issue(NULL, "other ca", NULL);
+    struct authority a = issue(&ca, "node-a", "URI:spiffe://rr/a,DNS:node-a,IP:127.0.0.1"),
+                     b = issue(&ca, "node-b", "DNS:node-b"),
+                     stranger = issue(&other, "node-b", "DNS:node-b");
+
+    snprintf(p->dir, sizeof(p->dir), "/tmp/rr-net-XXXXXX");
+    assert_non_null(mkdtemp(p->dir));
+    write_pem(p->dir, "ca", &ca);
+    write_pem(p->dir, "a", &a);
+    write_pem(p->dir, "b", &b);
+    write_pem(p->dir, "stranger", &stranger);
+    free_authority(&ca);
+    free_authority(&other);
+    free_authority(&a);
+    free_authority(&b);
+    free_authority(&stranger);
+}
+
+static void free_pki(const struct pki *p)
+{
+    static const char *const names[] = {"ca", "a", "b", "stranger"};
+    char path[128];
+
+    for (size_t n = 0; n < RR_ARRAY_LEN(names); n++) {
+        snprintf(path, sizeof(path), "%s/%s.pem", p->dir, names[n]);
+        unlink(path);
+        snprintf(path, sizeof(path), "%s/%s.key", p->dir, names[n]);
+        unlink(path);
+    }
+    assert_int_equal(rmdir(p->dir), 0);
+}
+
+static void new_tls_end(struct end *e, struct pki *p, const char *name, bool any_host)
+{
+    static char cert[128], key[128], ca[128];
+    struct rr_net_options o = options_of(e);
+
+    snprintf(cert, sizeof(cert), "%s/%s.pem", p->dir, name);
+    snprintf(key, sizeof(key), "%s/%s.key", p->dir, name);
+    snprintf(ca, sizeof(ca), "%s/ca.pem", p->dir);
+    o.plain = false;
+    o.any_host = any_host;
+    o.tls = (struct rr_net_tls){cert, key, ca};
+    new_end(e, &o);
+}
+
+static void test_tls(void **state)
+{
+    struct rr_net_target t = one_target(true);
+    struct rr_net_packet p = packet(&t, NULL, 20 * RR_MIB + 77), small = packet(&t, "abc", 3);
+    struct rr_net_stats stats;
+    struct end a, b;
+    struct pki pki;
+
+    (void)state;
+    new_pki(&pki);
+    new_tls_end(&a, &pki, "a", false);
+    new_tls_end(&b, &pki, "b", false);
+    connect_ends(&a, &b, "127.0.0.1:0");
+    assert_string_equal(rr_net_peer_identity(b.peer), "spiffe://rr/a");
+    assert_string_equal(rr_net_peer_identity(a.peer), "node-b");
+    assert_true(rr_net_peer_is(b.peer, "node-a"));
+    assert_false(rr_net_peer_is(b.peer, "node-b"));
+    a.ack_at_once = b.ack_at_once = true;
+    p.region = new_region(&b, RR_MEMFD, p.len);
+    for (int n = 0; n < 3; n++) {
+        assert_int_equal(rr_net_send(b.peer, &p, NULL, NULL), 0);
+        assert_int_equal(rr_net_send(b.peer, &small, NULL, NULL), 0);
+        assert_int_equal(rr_net_send(a.peer, &small, NULL, NULL), 0);
+    }
+    UNTIL(&a, &b, a.n_messages == 6 && b.n_done == 6 && a.n_done == 3);
+    for (unsigned int n = 0; n < 6; n++)
+        if (a.seen[n].len > 3)
+            assert_true(a.seen[n].sum == sum_of(rr_region_data(p.region), p.len));
+    rr_net_stats(b.net, &stats);
+    assert_true(stats.out_bytes > 3 * p.len);
+    rr_region_put(p.region);
+    free_pair(&a, &b);
+    free_pki(&pki);
+}
+
+/* Wrong certificate, wrong host, no certificate at all, files that are not there, and a reload. */
+static void test_tls_refused(void **state)
+{
+    struct rr_error err = {0};
+    struct end a, b, s, plain;
+    char at[32], from[128], to[128];
+    struct pki pki;
+
+    (void)state;
+    rr_log_set_level(0);
+    new_pki(&pki);
+    new_tls_end(&a, &pki, "a", false);
+    snprintf(at, sizeof(at), "127.0.0.1:%d", rr_net_listen(a.net, "127.0.0.1:0", NULL));
+    new_tls_end(&s, &pki, "stranger", false);
+    assert_int_equal(rr_net_dial(s.net, at, &s.peer, NULL), 0);
+    UNTIL(&s, &a, s.n_down >= 2);
+    new_end(&plain, NULL);
+    assert_int_equal(rr_net_dial(plain.net, at, &plain.peer, NULL), 0);
+    UNTIL(&plain, &a, plain.n_down >= 2);
+    assert_int_equal(a.n_up + s.n_up + plain.n_up, 0);
+    free_end(&plain);
+
+    /* b's certificate does not name the host */
+    new_tls_end(&b, &pki, "b", false);
+    snprintf(at, sizeof(at), "127.0.0.1:%d", rr_net_listen(b.net, "127.0.0.1:0", NULL));
+    assert_int_equal(rr_net_dial(a.net, at, &a.peer, NULL), 0);
+    UNTIL(&a, &b, a.n_down >= 1);
+    assert_non_null(strstr(a.why.text, "IP address mismatch"));
+    rr_net_peer_free(a.peer);
+
+    /* a reload that fails changes nothing; one that works is used for new connections */
+    snprintf(from, sizeof(from), "%s/stranger.pem", pki.dir);
+    assert_int_equal(unlink(from), 0);
+    assert_int_equal(rr_net_reload_tls(s.net, &err), RR_E_NOINPUT);
+    assert_non_null(strstr(err.text, "stranger.pem"));
+    snprintf(to, sizeof(to), "%s/b.pem", pki.dir);
+    assert_int_equal(link(to, from), 0);
+    assert_int_equal(rr_net_reload_tls(s.net, &err), RR_E_INVALID); /* another's key */
+    snprintf(from, sizeof(from), "%s/stranger.key", pki.dir);
+    snprintf(to, sizeof(to), "%s/b.key", pki.dir);
+    assert_int_equal(unlink(from), 0);
+    assert_int_equal(link(to, from), 0);
+    if (rr_net_reload_tls(s.net, &err))
+        fail_msg("%s", err.text);
+    UNTIL(&s, &a, s.n_up == 1 && a.n_up == 1);
+    rr_log_set_level(1);
+    free_end(&a);
+    free_end(&b);
+    free_end(&s);
+    free_pki(&pki);
+}
+
+/* --- hostile and broken peers ---------------------------------------------------------------- */
+
+static int raw_connect(int port)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET,
+                            .sin_port = htons((uint16_t)port),
+                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    assert_true(fd >= 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof(a)), 0);
+    return fd;
+}
+
+/* Has the other end hung up? What it says first is read. */
+static bool is_closed(int fd)
+{
+    char bytes[2048];
+    ssize_t n;
+
+    while ((n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0)
+        ;
+    return n == 0 || errno != EAGAIN;
+}
+
+static size_t good_hello(uint8_t *to, size_t size, uint8_t session, uint32_t role)
+{
+    struct rr_wire_hello h = {.version = RR_WIRE_VERSION,
+                              .session = {session},
+                              .role = role,
+                              .n_bulk = 1,
+                              .credit = {16, RR_MIB, RR_MIB, RR_MIB}};
+
+    return rr_wire_put_hello(to, size, &h);
+}
+
+static void test_garbage(void **state)
+{
+    static const char *const texts[] = {"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+                                        "\x16\x03\x01\x02\x00\x01",
+                                        "\xff\xff\xff\xff\x01\0\0\0\0\0\0\0\0\0\0\0"};
+    static const size_t lens[] = {27, 16, 16};
+    struct rr_net_target t = one_target(false);
+    struct rr_net_packet p = packet(&t, "x", 1);
+    uint8_t hello[512];
+    struct end a, b;
+    int port, fd;
+    size_t n;
+
+    (void)state;
+    rr_log_set_level(0);
+    new_pair(&a, &b);
+    port = rr_net_listen(a.net, "127.0.0.1:0", NULL);
+    for (size_t i = 0; i < RR_ARRAY_LEN(texts); i++) {
+        uint8_t bytes[32] = {0};
+
+        memcpy(bytes, texts[i], i == 1 ? 6 : lens[i] < 27 ? lens[i] : 27);
+        fd = raw_connect(port);
+        assert_int_equal(send(fd, bytes, lens[i], 0), (ssize_t)lens[i]);
+        UNTIL(&a, &b, is_closed(fd));
+        close(fd);
+    }
+    /* another version, an extra connection of no session, a hello of which a byte is wrong */
+    for (unsigned int i = 0; i < 4; i++) {
+        n = good_hello(hello, sizeof(hello), 1, i == 1 ? RR_WIRE_EXTRA : RR_WIRE_MAIN);
+        hello[RR_WIRE_HEADER + 8] += i == 0;
+        hello[RR_WIRE_HEADER] ^= i == 2;
+        hello[RR_WIRE_HEADER + 32] += (i == 3) * 7;
+        fd = raw_connect(port);
+        assert_int_equal(send(fd, hello, n, 0), (ssize_t)n);
+        UNTIL(&a, &b, is_closed(fd));
+        close(fd);
+    }
+    assert_int_equal(a.n_up, 1);
+    assert_int_equal(a.n_down + b.n_down, 0);
+    assert_int_equal(rr_net_send(b.peer, &p, NULL, NULL), 0);
+    UNTIL(&a, &b, a.n_messages == 1);
+    rr_log_set_level(1);
+    free_pair(&a, &b);
+}
+
+/* Hundreds that connect and say nothing: few are kept, and not for long. */
+static void test_many_idle(void **state)
+{
+    struct rr_net_target t = one_target(false);
+    struct rr_net_packet p = packet(&t, "x", 1);
+    struct rr_net_options o;
+    struct rr_net_stats stats;
+    int fds[600], port;
+    struct end a, b;
+
+    (void)state;
+    rr_log_set_level(0);
+    new_end(&b, NULL);
+    o = options_of(&a);
+    o.max_pending = 50;
+    o.handshake_ns = 300000000;
+    new_end(&a, &o);
+    connect_ends(&a, &b, "127.0.0.1:0");
+    port = rr_net_listen(a.net, "127.0.0.1:0", NULL);
+    for (size_t n = 0; n < RR_ARRAY_LEN(fds); n++) {
+        fds[n] = raw_connect(port);
+        pump_both(&a, &b);
+        rr_net_stats(a.net, &stats);
+        assert_true(stats.connections <= 52);
+    }
+    assert_int_equal(rr_net_send(b.peer, &p, NULL, NULL), 0);
+    UNTIL(&a, &b, a.n_messages == 1);
+    UNTIL(&a, &b, (rr_net_stats(a.net, &stats), stats.connections == 2)); /* they did not greet */
+    for (size_t n = 0; n < RR_ARRAY_LEN(fds); n++)
+        close(fds[n]);
+    rr_log_set_level(1);
+    free_pair(&a, &b);
+}
+
+/* A peer that greets and then is silent: half-open, as after a lost cable. */
+static void test_silent(void **state)
+{
+    uint8_t hello[512];
+    struct rr_net_options o;
+    struct end a;
+    size_t n;
+    int fd, extra, port;
+
+    (void)state;
+    rr_log_set_level(0);
+    o = options_of(&a);
+    o.ping_ns = 50000000;
+    o.patience_ns = 200000000;
+    new_end(&a, &o);
+    port = rr_net_listen(a.net, "127.0.0.1:0", NULL);
+    fd = raw_connect(port);
+    n = good_hello(hello, sizeof(hello), 9, RR_WIRE_MAIN);
+    assert_int_equal(send(fd, hello, n, 0), (ssize_t)n);
+    spend(&a, &(struct end){.net = a.net}, 50000000);
+    extra = raw_connect(port);
+    n = good_hello(hello, sizeof(hello), 9, RR_WIRE_EXTRA);
+    assert_int_equal(send(extra, hello, n, 0), (ssize_t)n);
+    UNTIL(&a, &(struct end){.net = a.net}, a.n_up == 1);
+    UNTIL(&a, &(struct end){.net = a.net}, a.n_down == 1);
+    assert_non_null(strstr(a.why.text, "has not answered"));
+    close(fd);
+    close(extra);
+    rr_log_set_level(1);
+    free_end(&a);
+}
+
+/* A name that has no address is asked for again and again, and does no harm. */
+static void test_names(void **state)
+{
+    struct rr_error err = {0};
+    static const char *const bad[] = {"",       "host",    "host:",      "host:x", ":80",
+                                      "a:b:80", "[::1]80", "host:70000", "unix:",  "host:0"};
+    struct rr_net_peer *peer;
+    struct end a, b;
+
+    (void)state;
+    rr_log_set_level(0);
+    new_end(&a, NULL);
+    new_end(&b, NULL);
+    for (size_t n = 0; n < RR_ARRAY_LEN(bad); n++)
+        assert_int_equal(rr_net_dial(a.net, bad[n], &peer, &err), RR_E_USAGE);
+    assert_int_equal(rr_net_dial(a.net, "no-such-name.invalid:80", &peer, &err), 0);
+    UNTIL(&a, &b, a.n_down >= 2);
+    assert_non_null(strstr(a.why.text, "no-such-name.invalid"));
+    rr_log_set_level(1);
+    free_pair(&a, &b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -749,6 +1127,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_restart, before, after),
         cmocka_unit_test_setup_teardown(test_refused_peer, before, after),
         cmocka_unit_test_setup_teardown(test_free_peer, before, after),
+        cmocka_unit_test_setup_teardown(test_tls, before, after),
+        cmocka_unit_test_setup_teardown(test_tls_refused, before, after),
+        cmocka_unit_test_setup_teardown(test_garbage, before, after),
+        cmocka_unit_test_setup_teardown(test_many_idle, before, after),
+        cmocka_unit_test_setup_teardown(test_silent, before, after),
+        cmocka_unit_test_setup_teardown(test_names, before, after),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
