@@ -60,8 +60,6 @@ static void set_dirty(struct rr_net_peer *peer)
     peer->dirty = true;
     peer->next_dirty = peer->net->dirty;
     peer->net->dirty = peer;
-    if (!peer->net->pumping)
-        peer->net->again = true;
 }
 
 /* The slot may be used again. */
@@ -187,6 +185,11 @@ static void owed_sent(struct rr_net_peer *peer, const struct owed *o)
     peer->backs.start += o->rows;
     if (peer->backs.start == peer->backs.end)
         peer->backs.start = peer->backs.end = 0;
+}
+
+bool message_owes(const struct rr_net_peer *peer)
+{
+    return bytes_len(&peer->backs) || must_tell_credit(peer);
 }
 
 void message_flush(struct rr_net_peer *peer)

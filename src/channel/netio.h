@@ -292,6 +292,8 @@ void message_chunk_done(struct conn *c);
 /* EVENT_MESSAGE: now. */
 void message_deliver(struct event *e);
 void message_flush(struct rr_net_peer *peer);
+/* Would message_flush() have something to write? */
+bool message_owes(const struct rr_net_peer *peer);
 /* A session has ended: all messages of it. */
 void message_end(struct rr_net_peer *peer);
 /* A session begins. 0 or -ENOMEM. */
