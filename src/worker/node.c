@@ -14,6 +14,7 @@
 #include "worker/nodes.h"
 
 #define EXPIRE_NS 1000000000u /* between looks for sessions that are over */
+#define LOOK_NS 200000u       /* between looks at all sockets of a process that never sleeps */
 #define DRAIN_NS 10000000000u /* for what has begun, when it is to stop */
 
 struct rr_node_server {
@@ -22,7 +23,7 @@ struct rr_node_server {
     int wake_fd;
     atomic_int stops;
     atomic_bool reload;
-    uint64_t spin_ns, spin_max_ns, expired_ns, stop_ns;
+    uint64_t spin_ns, spin_max_ns, looked_ns, expired_ns, stop_ns;
 };
 
 int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
@@ -114,16 +115,19 @@ static bool anything_left(struct rr_node_server *s)
 /* As rr_remote_spin(). */
 static bool spin(struct rr_node_server *s)
 {
-    uint64_t begin = rr_now_ns();
+    uint64_t begin = rr_now_ns(), now = begin;
 
     if (!s->spin_ns)
         return false;
-    do
-        if (rr_nodes_pending_io(s->nodes)) {
+    do {
+        if (now - s->looked_ns > LOOK_NS)
+            return true; /* at all sockets, and come back */
+        if (rr_nodes_poll(s->nodes)) {
             s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
             return true;
         }
-    while (rr_now_ns() - begin < s->spin_ns);
+        now = rr_now_ns();
+    } while (now - begin < s->spin_ns);
     if (s->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
         s->spin_ns = s->spin_ns > 2000 ? s->spin_ns / 2 : 1000;
     return false;
@@ -134,13 +138,17 @@ static void doze(struct rr_node_server *s)
     struct rr_net *net = rr_nodes_net(s->nodes);
     struct pollfd p[2] = {{.fd = rr_net_fd(net), .events = POLLIN},
                           {.fd = s->wake_fd, .events = POLLIN}};
-    uint64_t now = rr_now_ns(), until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS), count;
+    uint64_t now = rr_now_ns(), until, count;
 
+    rr_net_flush(net);
+    until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS);
     if (anything_left(s)) /* for a peer that is dialed, or room */
         until = rr_min(until, now + 2000000);
     poll(p, 2, until <= now ? 0 : (int)((until - now) / 1000000 + 1));
-    while (read(s->wake_fd, &count, sizeof(count)) > 0)
+    while (p[1].revents && read(s->wake_fd, &count, sizeof(count)) > 0)
         ;
+    if (!p[0].revents || !rr_nodes_poll(s->nodes)) /* most often it is the same one again */
+        s->looked_ns = 0;
 }
 
 static void reload(struct rr_node_server *s)
@@ -171,8 +179,11 @@ int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
 {
     while (!over(s)) {
         reload(s);
-        if (rr_nodes_pump(s->nodes, err) < 0)
-            return (int)err->code;
+        if (rr_now_ns() - s->looked_ns > LOOK_NS) {
+            if (rr_nodes_pump(s->nodes, err) < 0)
+                return (int)err->code;
+            s->looked_ns = rr_now_ns();
+        }
         if (work(s))
             continue;
         if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {

@@ -95,8 +95,9 @@ void rr_nodes_expire(struct nodes *nodes);
 /* Return: 0; -1 with @err. */
 int rr_nodes_pump(struct nodes *nodes, struct rr_error *err);
 
-/* Has something come? */
-bool rr_nodes_pending_io(struct nodes *nodes);
+/* As rr_nodes_pump(), but looks only where something came last: for loops that poll, and pump now
+ * and then. Returns whether something has come. */
+bool rr_nodes_poll(struct nodes *nodes);
 
 /* Do messages for @to (n_functions: the result) go over the network from this process? */
 bool rr_nodes_reach(const struct remote *rm, int to);

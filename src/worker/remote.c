@@ -785,7 +785,7 @@ static bool something_came(struct remote *rm)
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         if (rm->outs[n] && rr_link_pending(rm->outs[n]))
             return true;
-    return rm->nodes && rr_nodes_pending_io(rm->nodes);
+    return rm->nodes && rr_nodes_poll(rm->nodes);
 }
 
 /* Tell all peers to wake us; false when one was faster. */
@@ -849,6 +849,8 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
     uint64_t now;
     int timeout = -1;
 
+    if (rm->nodes)
+        rr_net_flush(rr_nodes_net(rm->nodes));
     if (announce_sleep(rm)) {
         now = rr_now_ns();
         if (rm->nodes)
@@ -872,21 +874,25 @@ int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **
     uint64_t run = rm->run;
 
     for (;;) {
-        int r = rr_remote_pump(rm, true, err) < 0 ? (int)err->code : 0;
+        int r = 0;
 
-        if (r == 0 && rm->replied) {
+        if (rm->replied) {
             *ret = rr_take(rm->reply);
             *ret_status = rm->reply_status;
             rm->replied = false;
             return 0;
         }
-        if (r == 0)
-            r = rr_remote_interrupted(rm, run, err);
+        r = rr_remote_interrupted(rm, run, err);
         if (r == 0 && deadline_ns && rr_now_ns() > deadline_ns)
             r = rr_error_set(err, RR_E_DEADLINE, "raise `deadline` of this function",
                              "its deadline passed while it waited for a reply");
         if (r)
             return r;
+        /* what has come already ends the sleep at once */
         rr_remote_sleep(rm, deadline_ns ? deadline_ns : UINT64_MAX);
+        if (!rm->replied && rm->nodes)
+            rr_nodes_poll(rm->nodes);
+        if ((!rm->replied || rm->arrival.code) && rr_remote_pump(rm, true, err) < 0)
+            return (int)err->code;
     }
 }

@@ -94,6 +94,7 @@ struct remote {
     struct pulse *pulse;
     struct event_batch *events;
     uint64_t told_activity; /* when it said last that it was idle */
+    bool owes_idle;         /* session: the origin waits to hear it */
     bool ended;             /* the parent is gone, or wants us to go */
     /* parent */
     struct child *children;
@@ -240,7 +241,7 @@ struct control {
 
 struct event_batch {
     struct control c;
-    uint64_t tried_ns;
+    uint64_t tried_ns; /* to tell them; of a session: since when the first one waits */
 };
 
 /* Whole or not at all; waits for room. 0 or negative errno (-EPIPE: the other is gone). */

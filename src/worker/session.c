@@ -7,6 +7,7 @@
 #include "worker/nodes.h"
 
 #define AWAY_NS 30000000000u /* for an origin to come back */
+#define EVENTS_NS 100000000u /* after which events are told, with no answer to go along with */
 
 /* --- what it tells --------------------------------------------------------------------------- */
 
@@ -30,10 +31,13 @@ static void say_events(struct remote *rm)
     c->n = 0;
 }
 
+/* Few at a time would cost more than what they tell of. */
 static struct event *next_event(struct remote *rm)
 {
     if (rm->events->c.n == RR_EVENTS)
         say_events(rm);
+    if (rm->events->c.n == 0)
+        rm->events->tried_ns = rr_now_ns();
     return &rm->events->c.events[rm->events->c.n++];
 }
 
@@ -80,15 +84,17 @@ static void answer(struct remote *rm)
     say_events(rm);
     say(rm, NODE_ANSWER, &w);
     rm->question = 0;
+    rm->owes_idle = !w.idle;
 }
 
+/* It has asked, and heard that we were not. */
 static void tell_idle(struct remote *rm)
 {
     static struct word_of_node w;
 
-    if (rm->activity == rm->told_activity)
+    if (!rm->owes_idle || rr_remote_n_unacked(rm) > 0)
         return;
-    rm->told_activity = rm->activity;
+    rm->owes_idle = false;
     w.b = rm->activity;
     say_events(rm);
     say(rm, NODE_IDLE, &w);
@@ -161,6 +167,8 @@ bool rr_session_work(struct remote *rm)
         answer(rm);
     if (rm->w->ready_first < 0)
         tell_idle(rm);
+    if (rm->events->c.n && rr_now_ns() - rm->events->tried_ns > EVENTS_NS)
+        say_events(rm);
     return rm->activity != before || rm->w->ready_first >= 0;
 }
 
