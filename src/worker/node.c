@@ -178,13 +178,18 @@ static bool over(struct rr_node_server *s)
 int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
 {
     while (!over(s)) {
+        int come = 0;
+        bool busy;
+
         reload(s);
+        busy = work(s); /* first, so that acks ride on what it sends */
         if (rr_now_ns() - s->looked_ns > LOOK_NS) {
-            if (rr_nodes_pump(s->nodes, err) < 0)
-                return (int)err->code;
+            come = rr_nodes_pump(s->nodes, err);
             s->looked_ns = rr_now_ns();
         }
-        if (work(s))
+        if (come < 0)
+            return (int)err->code;
+        if (busy || come)
             continue;
         if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {
             s->expired_ns = rr_now_ns();

@@ -943,5 +943,7 @@ bool rr_nodes_poll(struct nodes *nodes)
 
 int rr_nodes_pump(struct nodes *nodes, struct rr_error *err)
 {
-    return rr_net_pump(nodes->net, true, err) < 0 ? -1 : 0;
+    int n = rr_net_pump(nodes->net, true, err);
+
+    return n < 0 ? -1 : n;
 }
