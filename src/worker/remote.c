@@ -825,6 +825,8 @@ bool rr_remote_spin(struct remote *rm)
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
+            if (rm->nodes) /* it was a system call: time enough has passed */
+                break;
             if (now - begin < EAGER_NS)
                 rr_cpu_pause();
             else
