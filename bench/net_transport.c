@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The network channel alone, and what it is compared with; bench/net_transport runs both ends in
+ * The network channel alone, and what it is compared with; bench/net.py runs both ends in
  * namespaces of their own.
  *
  *   net_transport serve AT [CERT KEY CA]
  *   net_transport send TARGET BYTES COUNT [CERT KEY CA]       large messages, one behind the other
+ *   net_transport fanout TARGET BYTES COUNT [CERT KEY CA]     the same, each to 16 functions
  *   net_transport echo TARGET BYTES COUNT [CERT KEY CA]       round trips
  *   net_transport beside TARGET BYTES COUNT LARGE [CERT KEY CA]  round trips beside large messages
  *   net_transport tcp-serve PORT | tcp-echo HOST PORT BYTES COUNT    bare ping-pong
  *   net_transport tls-serve PORT CERT KEY CA | tls-send HOST PORT BYTES COUNT CERT KEY CA
+ *
+ * WARM=BYTES: the server has regions of that size ready. SPIN_US: poll for so long before sleeping.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -41,6 +44,7 @@ struct side {
     struct rr_region *large;
     uint8_t *small;
     uint64_t n_done, n_echoes, bytes, spin_ns;
+    uint32_t n_targets;
     bool is_server, up, quit;
     int epoll_fd;
 };
@@ -68,7 +72,10 @@ static struct rr_net_packet packet(const struct rr_net_target *t, uint64_t len)
         .window = RR_WINDOW_BASE, .slot_bytes = SLOT, .len = len, .targets = t, .n_targets = 1};
 }
 
-static const struct rr_net_target plain_target = {.from = "a.out", .to = "b.in", .attempt = 1};
+#define T {.from = "a.out", .to = "b.in", .attempt = 1}
+static const struct rr_net_target plain_target[16] = {T, T, T, T, T, T, T, T,
+                                                      T, T, T, T, T, T, T, T};
+#undef T
 
 static int place(void *user, struct rr_net_peer *peer, const struct rr_net_packet *head,
                  struct rr_region **ret, struct rr_error *err)
@@ -87,7 +94,7 @@ static int place(void *user, struct rr_net_peer *peer, const struct rr_net_packe
 static void message(void *user, struct rr_net_peer *peer, struct rr_net_packet *p)
 {
     struct side *s = user;
-    struct rr_net_packet back = packet(&plain_target, p->len);
+    struct rr_net_packet back = packet(plain_target, p->len);
 
     s->bytes += p->len;
     if (p->region) {
@@ -246,9 +253,10 @@ static void quit(struct side *s)
 
 static void send_large(struct side *s, uint64_t len)
 {
-    struct rr_net_packet p = packet(&plain_target, len);
+    struct rr_net_packet p = packet(plain_target, len);
 
     p.region = s->large;
+    p.n_targets = s->n_targets ? s->n_targets : 1;
     if (rr_net_send(s->peer, &p, NULL, NULL))
         die("send", "no credit");
 }
@@ -262,8 +270,10 @@ static void send_all(struct side *s, uint64_t len, uint64_t count)
     s->large = warm(s, len);
     cpu = cpu_seconds();
     began = rr_now_ns();
-    while (s->n_done < count) {
-        while (sent < count && sent - s->n_done < DEPTH) {
+    uint32_t per = s->n_targets ? s->n_targets : 1;
+
+    while (s->n_done < count * per) {
+        while (sent < count && sent - s->n_done / per < DEPTH) {
             send_large(s, len);
             sent++;
         }
@@ -296,7 +306,7 @@ static void print_times(const char *end, uint64_t *ns, uint64_t count)
 
 static void echo_all(struct side *s, uint64_t len, uint64_t count, uint64_t large, const char *name)
 {
-    struct rr_net_packet p = packet(&plain_target, len);
+    struct rr_net_packet p = packet(plain_target, len);
     uint64_t *ns = calloc(count, sizeof(*ns)), sent = 0;
 
     s->small = calloc(1, len + 1);
@@ -482,6 +492,11 @@ int main(int argc, char **argv)
     if (strcmp(mode, "serve") == 0) {
         serve(a[0], n > 3 ? a + 1 : none);
     } else if (strcmp(mode, "send") == 0 && n >= 3) {
+        dial(&s, a[0], n > 5 ? a + 3 : none);
+        send_all(&s, NUMBER(1), NUMBER(2));
+        quit(&s);
+    } else if (strcmp(mode, "fanout") == 0 && n >= 3) {
+        s.n_targets = RR_ARRAY_LEN(plain_target);
         dial(&s, a[0], n > 5 ? a + 3 : none);
         send_all(&s, NUMBER(1), NUMBER(2));
         quit(&s);

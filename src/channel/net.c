@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,12 +164,9 @@ static void deliver_all(struct rr_net *net)
     }
 }
 
-bool net_direct(struct rr_net *net)
+bool net_direct(const struct rr_net *net)
 {
-    if (!net->deliver)
-        return false;
-    deliver_all(net);
-    return true;
+    return net->deliver && !net->events;
 }
 
 /* --- listeners ------------------------------------------------------------------------------- */
@@ -368,7 +366,7 @@ static int set_up(struct rr_net *net, struct rr_error *err)
 
     net->scratch = malloc(RR_NET_SCRATCH);
     net->targets = calloc(RR_WIRE_MAX_TARGETS, sizeof(*net->targets));
-    net->names = malloc(RR_WIRE_NAMES_BYTES);
+    net->names = malloc((size_t)RR_WIRE_NAMES_BYTES);
     net->resolver = resolver_new(&fd);
     net->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!net->scratch || !net->targets || !net->names || !net->resolver || net->epoll_fd < 0 ||
@@ -381,10 +379,13 @@ static int set_up(struct rr_net *net, struct rr_error *err)
 int rr_net_new(const struct rr_net_options *options, struct rr_net **ret, struct rr_error *err)
 {
     struct rr_net *net = calloc(1, sizeof(*net));
+    struct sigaction pipe_action;
     int r;
 
     if (!net)
         return rr_error_set(err, RR_E_SYSTEM, NULL, "no memory for the network");
+    if (sigaction(SIGPIPE, NULL, &pipe_action) == 0 && pipe_action.sa_handler == SIG_DFL)
+        signal(SIGPIPE, SIG_IGN); /* sendfile() takes no MSG_NOSIGNAL */
     net->epoll_fd = -1;
     net->next_ns = UINT64_MAX;
     net->now_ns = rr_now_ns();
@@ -537,6 +538,8 @@ static void look(struct rr_net *net, const struct epoll_event *e)
     default:
         break;
     }
+    if (net->deliver)
+        deliver_all(net);
 }
 
 static bool is_extra(const struct epoll_event *e)
@@ -567,6 +570,8 @@ static void look_at_timers(struct rr_net *net)
 {
     struct rr_net_peer *next_peer;
     struct conn *next;
+
+    /* Nothing is delivered meanwhile, so that no peer is freed. */
 
     if (net->now_ns < net->next_ns)
         return;
@@ -694,7 +699,7 @@ uint64_t rr_net_next_ns(const struct rr_net *net)
 
     for (const struct rr_net_peer *peer = net->dirty; peer && !owes; peer = peer->next_dirty)
         owes = message_owes(peer);
-    return net->again || owes ? 0 : net->next_ns;
+    return net->again || owes || net->events ? 0 : net->next_ns;
 }
 
 void rr_net_stats(const struct rr_net *net, struct rr_net_stats *ret)

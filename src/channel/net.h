@@ -117,6 +117,8 @@ struct rr_net_stats {
  * rr_net_new()
  * @ret: out, owned: rr_net_free()
  *
+ * Where SIGPIPE would end the process, it is ignored from now on.
+ *
  * Return: 0; RR_E_USAGE: neither TLS files nor plain; RR_E_NOINPUT: one cannot be read;
  * RR_E_INVALID: certificate and key do not match, or a text is too long; RR_E_SYSTEM.
  */
@@ -213,7 +215,8 @@ int rr_net_poll(struct rr_net *net, struct rr_error *err);
 void rr_net_flush(struct rr_net *net);
 /* To be polled for reading, also inside another epoll; borrowed. */
 int rr_net_fd(const struct rr_net *net);
-/* When to call rr_net_pump() at the latest; monotonic clock. 0: at once; UINT64_MAX: no need. */
+/* When to call rr_net_pump(net, true) at the latest, whatever rr_net_fd() says; monotonic clock. 0:
+ * at once; UINT64_MAX: no need. */
 uint64_t rr_net_next_ns(const struct rr_net *net);
 /* Messages sent that are not done with; of all peers. */
 unsigned int rr_net_n_waiting(const struct rr_net *net);

@@ -25,6 +25,7 @@
 #define KEEP_BYTES (64u << 10) /* a larger buffer is freed when it is empty */
 #define LOW_WATER (256 << 10)
 #define TLS_PIECE (64u << 10)
+#define MAX_DROPS 64 /* reads of what a peer sent that is hung up on */
 
 /* --- queues of bytes ------------------------------------------------------------------------- */
 
@@ -215,6 +216,8 @@ void conn_greeted(struct conn *c)
     c->state = CONN_OPEN;
     c->rx_ns = c->progress_ns = c->net->now_ns;
     net_arm(c->net, c->net->now_ns + c->net->o.ping_ns);
+    if (c->ssl && c->extra)
+        tls_expect_much(c);
     if (c->unix_socket)
         return;
     setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
@@ -506,7 +509,7 @@ static bool read_exact(struct conn *c)
         }
     }
     if (c->state == CONN_OPEN && c->extra)
-        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2 * LOW_WATER);
+        set_low_water(c, c->in && c->in->to && c->in->len - c->in->got > 2ull * LOW_WATER);
     return came;
 }
 
@@ -574,7 +577,7 @@ static int flush_out(struct conn *c, bool more)
             return (int)n;
         bytes_take(&c->out, (size_t)n);
     }
-    return c->ssl ? tls_flush(c) : 0;
+    return 0;
 }
 
 /* A piece of a large payload, from its file where it has one. */
@@ -716,13 +719,21 @@ void conn_write(struct conn *c)
 
     if (c->state == CONN_CLOSED || c->state == CONN_CONNECTING || c->state == CONN_TLS)
         return;
-    r = c->queue || c->chunk_to_send ? write_queue(c) : flush_out(c, false);
+    r = c->queue || c->chunk_to_send || bytes_len(&c->between) ? write_queue(c)
+                                                               : flush_out(c, false);
+    if (c->state == CONN_CLOSED)
+        return;
+    if (c->queue && r != -EPIPE)
+        pace_look(c);
+    if (c->ssl && r != -EPIPE) { /* what was encrypted on the way, in one piece */
+        int flushed = tls_flush(c);
+
+        r = flushed ? flushed : r;
+    }
     if (r == -EPIPE) {
         conn_fail(c, LOG_LOST, "the connection ended");
         return;
     }
-    if (r == 1 && c->ssl)
-        tls_flush(c);
     conn_want(c, (c->events & ~(uint32_t)EPOLLOUT) | (r ? EPOLLOUT : 0u));
 }
 
@@ -793,12 +804,20 @@ void conn_put_error(struct conn *c, enum rr_net_reason reason, const char *text)
 {
     uint8_t body[4 + RR_WIRE_MAX_TEXT] = {(uint8_t)reason};
     size_t n = rr_min(strlen(text), RR_WIRE_MAX_TEXT);
+    uint8_t drop[4096];
 
     if (c->chunk_to_send || c->state == CONN_CLOSED || c->state < CONN_GREETING)
         return; /* in the midst of a payload nobody would understand it */
-    memcpy(body + 4, text, n);
-    if (conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)))
-        flush_out(c, false);
+    for (size_t i = 0; i < n; i++)
+        body[4 + i] = (uint8_t)text[i];
+    if (!conn_put_frame(c, RR_WIRE_ERROR, 0, body, (uint32_t)(4 + n)) || flush_out(c, false))
+        return;
+    if (c->ssl)
+        tls_flush(c);
+    /* With something unread a close would reset the connection, and the text be lost. */
+    shutdown(c->fd, SHUT_WR);
+    for (int i = 0; i < MAX_DROPS && recv(c->fd, drop, sizeof(drop), MSG_DONTWAIT) > 0; i++)
+        ;
 }
 
 bool conn_send(struct conn *c, const struct iovec *v, size_t n)

@@ -163,7 +163,7 @@ static size_t owed_pieces(struct rr_net_peer *peer, struct owed *o, struct iovec
 {
     size_t n = 0;
 
-    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096);
+    o->rows = rr_min(bytes_len(&peer->backs), RR_WIRE_BACK_BYTES * 4096ull);
     if (o->rows) {
         rr_wire_put_header(o->back, (uint32_t)o->rows, RR_WIRE_BACK, 0, 0);
         v[n++] = (struct iovec){o->back, sizeof(o->back)};
@@ -410,12 +410,7 @@ static int on_data(struct conn *c, const struct rr_wire_header *h, const uint8_t
         return 0;
     p.seq = in ? in->handle : 0;
     if (net_direct(net)) {
-        if (c->state != CONN_CLOSED && (!h->seq || find_in(peer, p.seq))) {
-            /* what was delivered before it may have used the targets */
-            rr_wire_get_data(h, body, net->targets, net->names, &p, NULL);
-            p.seq = in ? in->handle : 0;
-            deliver(peer, &p, peer->n_sessions);
-        }
+        deliver(peer, &p, peer->n_sessions);
         return 0;
     }
     e = net_event(peer, EVENT_MESSAGE, h->len);
@@ -673,7 +668,7 @@ static int on_control(struct conn *c, const struct rr_wire_header *h, const uint
     if (cost > peer->granted.control_bytes - peer->got.control_bytes)
         return broke(err, "it sent more words than it was granted");
     peer->got.control_bytes += cost;
-    if (net_direct(net) && c->state != CONN_CLOSED) {
+    if (net_direct(net)) {
         uint64_t session = peer->n_sessions;
 
         net->n_delivered++;
@@ -685,7 +680,7 @@ static int on_control(struct conn *c, const struct rr_wire_header *h, const uint
         }
         return 0;
     }
-    e = c->state == CONN_CLOSED ? NULL : net_event(peer, EVENT_CONTROL, h->len - 4);
+    e = net_event(peer, EVENT_CONTROL, h->len - 4);
     if (e) {
         e->word = word;
         memcpy(e->data, body + 4, h->len - 4);
@@ -703,41 +698,46 @@ static void on_error(struct conn *c, const struct rr_wire_header *h, const uint8
 
 void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint8_t *body)
 {
+    struct rr_net_peer *peer = c->peer;
     struct rr_error err = {0};
     int r = -1;
 
+    peer_ref(peer); /* a callback, or a broken rule, may end its session */
     switch (h->type) {
     case RR_WIRE_DATA:
-        r = c->peer->up ? on_data(c, h, body, &err) : -1;
+        r = peer->up ? on_data(c, h, body, &err) : -1;
         break;
     case RR_WIRE_CANCEL:
-        r = c->peer->up ? on_cancel(c, h, &err) : -1;
+        r = peer->up ? on_cancel(c, h, &err) : -1;
         break;
     case RR_WIRE_PING:
         conn_pong(c, h->seq);
-        return;
+        r = 0;
+        break;
     case RR_WIRE_PONG:
-        return;
+        r = 0;
+        break;
     case RR_WIRE_ERROR:
         on_error(c, h, body);
-        return;
+        r = 0;
+        break;
     case RR_WIRE_BACK:
-        r = c->extra || !c->peer->up ? -1 : on_back(c, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_back(c, h, body, &err);
         break;
     case RR_WIRE_REFUSE:
-        r = c->extra || !c->peer->up ? -1 : on_refuse(c->peer, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_refuse(peer, h, body, &err);
         break;
     case RR_WIRE_CREDIT:
-        r = c->extra || !c->peer->up ? -1 : on_credit(c->peer, body, &err);
+        r = c->extra || !peer->up ? -1 : on_credit(peer, body, &err);
         break;
     case RR_WIRE_CONTROL:
-        r = c->extra || !c->peer->up ? -1 : on_control(c, h, body, &err);
+        r = c->extra || !peer->up ? -1 : on_control(c, h, body, &err);
         break;
     case RR_WIRE_GOODBYE:
-        if (c->extra)
-            break;
-        peer_end(c->peer, NULL);
-        return;
+        if (!c->extra)
+            peer_end(peer, NULL);
+        r = c->extra ? -1 : 0;
+        break;
     default:
         break;
     }
@@ -745,6 +745,7 @@ void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint
         broke(&err, "it sent what nobody expects");
     if (r)
         conn_broke(c, &err);
+    peer_unref(peer);
 }
 
 /* --- what we send ---------------------------------------------------------------------------- */

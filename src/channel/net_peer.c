@@ -210,9 +210,22 @@ void peer_resolved(struct rr_net_peer *peer, const struct sockaddr_storage *addr
     peer_dial_next(peer);
 }
 
-void peer_redial(struct rr_net_peer *peer)
+static void ask(struct rr_net_peer *peer, const char *host, const char *port)
 {
     struct rr_net *net = peer->net;
+    int r = resolver_ask(net->resolver, peer, host, port);
+
+    peer->n_addresses = 0;
+    if (r == -EAGAIN) {
+        peer->dial_ns = net->now_ns + ASK_AGAIN_NS;
+        net_arm(net, peer->dial_ns);
+    } else if (r < 0) {
+        peer_resolved(peer, NULL, 0, strerror(-r));
+    }
+}
+
+void peer_redial(struct rr_net_peer *peer)
+{
     struct sockaddr_un *u = (void *)&peer->addresses[0];
     char host[256], port[16];
 
@@ -226,11 +239,7 @@ void peer_redial(struct rr_net_peer *peer)
         if (!net_split(peer->target, host, sizeof(host), port, sizeof(port)))
             return; /* it was checked */
         if (!net_numeric(host, port, false, &peer->addresses[0])) {
-            peer->n_addresses = 0;
-            if (resolver_ask(net->resolver, peer, host, port) < 0) {
-                peer->dial_ns = net->now_ns + ASK_AGAIN_NS;
-                net_arm(net, peer->dial_ns);
-            }
+            ask(peer, host, port);
             return;
         }
     }

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -115,14 +116,17 @@ int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host,
     struct question *q;
     pthread_attr_t attr;
     pthread_t id;
+    sigset_t all, before;
     size_t n = 0;
     int error;
 
     while (n < MAX_QUESTIONS && r->asked[n])
         n++;
-    q = n < MAX_QUESTIONS ? calloc(1, sizeof(*q)) : NULL;
-    if (!q)
+    if (n == MAX_QUESTIONS)
         return -EAGAIN;
+    q = calloc(1, sizeof(*q));
+    if (!q)
+        return -ENOMEM;
     q->resolver = r;
     q->peer = peer;
     snprintf(q->host, sizeof(q->host), "%s", host);
@@ -132,12 +136,15 @@ int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host,
     pthread_mutex_unlock(&r->lock);
     pthread_attr_init(&attr);
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all); /* they are the caller's */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
     error = pthread_create(&id, &attr, thread, q);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (error) {
         unref(r);
         free(q);
-        return -EAGAIN;
+        return -error;
     }
     r->asked[n] = q;
     return 0;
@@ -209,7 +216,7 @@ bool net_numeric(const char *host, const char *port, bool passive, struct sockad
                                                (passive ? AI_PASSIVE : 0)};
     struct addrinfo *list = NULL;
 
-    if (strcmp(host, "localhost") == 0)
+    if (passive && strcmp(host, "localhost") == 0)
         host = "127.0.0.1";
     if (!*host && passive)
         host = "::";

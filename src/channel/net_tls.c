@@ -14,6 +14,7 @@
 #include "channel/netio.h"
 
 #define CIPHER_FULL (128u << 10) /* bytes gathered before they are written */
+#define READ_AHEAD_MAIN (32u << 10)
 #define READ_AHEAD (256u << 10)
 
 static const char *ssl_text(char *text, size_t size)
@@ -141,7 +142,7 @@ static int load_one(const struct rr_net_tls *tls, const SSL_METHOD *method, SSL_
         SSL_CTX_set_options(ctx, SSL_OP_ENABLE_KTLS);
     } else {
         SSL_CTX_set_read_ahead(ctx, 1);
-        SSL_CTX_set_default_read_buffer_len(ctx, READ_AHEAD);
+        SSL_CTX_set_default_read_buffer_len(ctx, READ_AHEAD_MAIN);
     }
     if (SSL_CTX_use_certificate_chain_file(ctx, tls->cert_file) != 1)
         r = load_failed(err, tls->cert_file, "certificate");
@@ -232,6 +233,14 @@ int tls_handshake(struct conn *c, char *text, size_t size)
     if (r == 1)
         c->net->stats.kernel_tls = c->ktls && BIO_get_ktls_send(SSL_get_wbio(c->ssl));
     return r == 1;
+}
+
+void tls_expect_much(struct conn *c)
+{
+    if (c->ktls)
+        return;
+    SSL_clear_mode(c->ssl, SSL_MODE_RELEASE_BUFFERS);
+    SSL_set_default_read_buffer_len(c->ssl, READ_AHEAD);
 }
 
 /* --- identity -------------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
  *   net_peer.c     peers: dialing, sessions, their begin and end
  *   net_message.c  frames of a session: messages, acks, credit
  *   net_conn.c     one connection: bytes in and out, and which frame they belong to
+ *   net_pace.c     how fast a large payload is sent
  *   net_tls.c      certificates, and TLS on a connection
  *   net_resolve.c  names to addresses, in a thread
  */
@@ -57,6 +58,17 @@ enum conn_state {
     CONN_CLOSED /* freed at the end of the pump */
 };
 
+/* See net_pace.c. */
+struct pace {
+    uint64_t began_ns, acked, busy_us; /* of the window that is measured */
+    uint64_t sum;                      /* of n_same rates */
+    unsigned int n_same;
+    uint64_t rate; /* that is asked for; 0, UINT64_MAX: TCP is left alone */
+    uint64_t link; /* that was measured */
+    uint64_t probe_ns, patience_ns;
+    bool probing;
+};
+
 struct conn {
     enum source_kind kind;
     struct rr_net *net;
@@ -89,6 +101,7 @@ struct conn {
     struct outgoing *queue, *queue_last; /* large messages, the first is being sent */
     uint64_t chunk_to_send;
     size_t n_queued;
+    struct pace pace;
     struct bytes between; /* frames that go out when the chunk is */
 };
 
@@ -259,8 +272,9 @@ void net_arm(struct rr_net *net, uint64_t at_ns);
 /* Append an event; NULL: no memory, the peer's session has ended. @len: of its data. */
 struct event *net_event(struct rr_net_peer *peer, enum event_kind kind, size_t len);
 void net_event_error(struct event *e, const struct rr_error *err);
-/* Nothing waits to be delivered before, and now is the time: call the callback directly. */
-bool net_direct(struct rr_net *net);
+/* Nothing waits to be delivered before, and now is the time: the callback may be called directly.
+ */
+bool net_direct(const struct rr_net *net);
 
 /* net_peer.c */
 struct rr_net_peer *peer_new(struct rr_net *net);
@@ -338,10 +352,16 @@ static inline size_t bytes_len(const struct bytes *b)
     return b->end - b->start;
 }
 
+/* net_pace.c */
+/* While something large is being sent, often. */
+void pace_look(struct conn *c);
+
 /* net_tls.c */
 int tls_load(const struct rr_net_options *o, SSL_CTX **ret_server, SSL_CTX **ret_client,
              struct rr_error *err);
 int tls_start(struct conn *c, const char *host);
+/* Large payloads will come: a large buffer, and kept. */
+void tls_expect_much(struct conn *c);
 /* 1: done; 0: not yet; -1: failed, @text says why. */
 int tls_handshake(struct conn *c, char *text, size_t size);
 /* Bytes; -EAGAIN; -EPIPE. */
@@ -356,7 +376,7 @@ void tls_fingerprint(struct conn *c, uint8_t ret[32]);
 /* net_resolve.c */
 struct resolver *resolver_new(int *ret_fd);
 void resolver_free(struct resolver *r);
-/* -EAGAIN: too many at once. */
+/* 0; -EAGAIN: too many at once; else why no thread can be had. */
 int resolver_ask(struct resolver *r, struct rr_net_peer *peer, const char *host, const char *port);
 void resolver_forget(struct resolver *r, const struct rr_net_peer *peer);
 void resolver_collect(struct resolver *r);

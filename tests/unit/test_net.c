@@ -71,6 +71,10 @@ static int after(void **state)
     unsigned int n = count_fds();
 
     (void)state;
+    for (int i = 0; n > fds_before && i < 500; i++) { /* a look-up may go on behind our back */
+        poll(NULL, 0, 10);
+        n = count_fds();
+    }
     if (n != fds_before)
         print_error("%u descriptors before, %u after\n", fds_before, n);
     return n != fds_before;
@@ -629,7 +633,7 @@ static void test_not_delivered(void **state)
     }
     assert_int_equal(a.n_messages + a.n_control, 0);
     assert_int_equal(a.n_placed, 1);
-    assert_int_equal(rr_net_next_ns(a.net) == 0, 0);
+    assert_int_equal(rr_net_next_ns(a.net), 0);
     assert_true(rr_net_pump(a.net, true, NULL) == 3);
     assert_int_equal(a.n_messages, 2);
     assert_int_equal(a.n_control, 1);
@@ -1006,9 +1010,9 @@ static void test_garbage(void **state)
     /* another version, an extra connection of no session, a hello of which a byte is wrong */
     for (unsigned int i = 0; i < 4; i++) {
         n = good_hello(hello, sizeof(hello), 1, i == 1 ? RR_WIRE_EXTRA : RR_WIRE_MAIN);
-        hello[RR_WIRE_HEADER + 8] += i == 0;
+        hello[RR_WIRE_HEADER + 8] = (uint8_t)(hello[RR_WIRE_HEADER + 8] + (i == 0));
         hello[RR_WIRE_HEADER] ^= i == 2;
-        hello[RR_WIRE_HEADER + 32] += (i == 3) * 7;
+        hello[RR_WIRE_HEADER + 32] = i == 3 ? 8 : hello[RR_WIRE_HEADER + 32];
         fd = raw_connect(port);
         assert_int_equal(send(fd, hello, n, 0), (ssize_t)n);
         UNTIL(&a, &b, is_closed(fd));
