@@ -55,13 +55,15 @@ void rr_remote_bury_here(struct remote *rm, struct message *m, int edge)
         rr_log(0, "cannot write to the dead letters %s: %s", wf->dead_letters, strerror(-r));
     if (!rm->active || rm->failure.code)
         return;
-    rr_error_set(&rm->failure, RR_E_DIED,
-                 wf->dead_letters
-                     ? "look at the worker's log; the message lies in the dead letters"
-                     : "look at the worker's log; `dead_letters` would keep the message",
-                 "function '%s': its worker process died %u times with a message from '%s'%s%s", to,
-                 e->attempts, from, wf->dead_letters && r == 0 ? ", which is now in " : "",
-                 wf->dead_letters && r == 0 ? wf->dead_letters : "");
+    rr_error_set(
+        &rm->failure, RR_E_DIED,
+        wf->dead_letters ? "look at the worker's log; the message lies in the dead letters"
+                         : "look at the worker's log; `dead_letters` would keep the message",
+        rr_edge_channel(wf, e) == RR_CHANNEL_NETWORK
+            ? "function '%s': its node was lost %u times with a message from '%s'%s%s"
+            : "function '%s': its worker process died %u times with a message from '%s'%s%s",
+        to, e->attempts, from, wf->dead_letters && r == 0 ? ", which is now in " : "",
+        wf->dead_letters && r == 0 ? wf->dead_letters : "");
 }
 
 void rr_remote_bury(struct remote *rm, struct message *m)

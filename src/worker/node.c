@@ -107,7 +107,7 @@ static bool anything_left(struct rr_node_server *s)
     struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
 
     for (size_t k = 0; k < n; k++)
-        if (sessions[k]->ready_first >= 0 || rr_remote_n_unacked(sessions[k]->remote) > 0)
+        if (sessions[k]->remote->active && sessions[k]->remote->origin)
             return true;
     return false;
 }
@@ -142,7 +142,7 @@ static void doze(struct rr_node_server *s)
 
     rr_net_flush(net);
     until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS);
-    if (anything_left(s)) /* for a peer that is dialed, or room */
+    if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = rr_min(until, now + 2000000);
     poll(p, 2, until <= now ? 0 : (int)((until - now) / 1000000 + 1));
     while (p[1].revents && read(s->wake_fd, &count, sizeof(count)) > 0)

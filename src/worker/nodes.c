@@ -28,7 +28,7 @@ struct waiting_word {
 
 /* What we keep for a peer that is up, or that we dial. */
 struct via {
-    uint64_t id; /* never used again */
+    uint64_t id; /* of the connection; never used again */
     struct nodes *nodes;
     struct rr_net_peer *peer;
     int node; /* that we dialed; -1: it dialed us */
@@ -281,6 +281,7 @@ static void on_up(void *user, struct rr_net_peer *peer)
     struct rr_error err;
 
     if (v) {
+        v->id = ++nodes->n_ids; /* numbers of messages begin anew */
         if (!nodes->serving)
             rr_nodes_found(nodes->base->remote, v->node, rr_net_peer_text(peer, "incarnation"));
         return;
@@ -718,16 +719,15 @@ static int on_place(void *user, struct rr_net_peer *peer, const struct rr_net_pa
                     struct rr_region **ret, struct rr_error *err)
 {
     struct nodes *nodes = user;
-    struct rr_worker *w = find_session(nodes, p->session);
 
     for (uint32_t n = 0; n < p->n_targets; n++)
         if (edge_for(nodes, peer, p, &p->targets[n]) < 0)
             return refuse(err, p);
-    if (!w || !window_is_sound(p))
-        return rr_error_set(err, RR_E_INVALID, "run it again",
-                            w ? "a message names a window that is none"
-                              : "a message is for a session that is over");
-    return rr_region_get(w->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret, err);
+    if (!window_is_sound(p))
+        return rr_error_set(err, RR_E_INVALID, "restart it",
+                            "a message names a window that is none");
+    /* whether there is such a session is not known yet: on_up() may be still to come */
+    return rr_region_get(nodes->base->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret, err);
 }
 
 /* @p's region is moved, or put. NULL: @err. */

@@ -108,12 +108,14 @@ void rr_session_hear(struct remote *rm, enum node_word word, const struct word_o
     case NODE_ASK:
         if (w->run > rm->run) /* nothing of this run has come here yet */
             rr_remote_new_run(rm, w->run);
+        rm->active = rm->active || w->run == rm->run;
         if (w->run == rm->run)
             rm->question = w->a;
         break;
     case NODE_RUN:
         rr_remote_new_run(rm, w->run);
         rr_nodes_cancel(rm);
+        rm->active = false;
         rm->failure.code = RR_OK;
         break;
     case NODE_CLOSE:
@@ -150,13 +152,14 @@ bool rr_session_work(struct remote *rm)
         err = rm->arrival;
         rm->arrival.code = RR_OK;
         r = (int)err.code;
-    } else if (rm->failure.code) {
+    } else if (rm->failure.code && rm->origin) { /* else it is told when that is back */
         err = rm->failure;
         rm->failure.code = RR_OK;
         r = (int)err.code;
     }
     if (r == 0 && rm->again)
         rr_remote_send_again(rm);
+    rm->active = rm->active || rm->activity != rm->told_activity;
     if (r == 0 && rm->w->ready_first >= 0) {
         rm->w->named = false;
         r = rr_run_ready(rm->w, &err);
