@@ -23,7 +23,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -46,7 +45,6 @@ struct side {
     uint64_t n_done, n_echoes, bytes, spin_ns;
     uint32_t n_targets;
     bool is_server, up, quit;
-    int epoll_fd;
 };
 
 _Noreturn static void die(const char *what, const char *why)
@@ -155,16 +153,12 @@ static void done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t ta
 
 static void wait_for(struct side *s)
 {
-    struct epoll_event e;
-    uint64_t end = rr_now_ns() + s->spin_ns;
+    uint64_t end = s->spin_ns ? rr_now_ns() + s->spin_ns : 0;
 
-    for (;;) {
+    while (s->spin_ns && rr_now_ns() < end)
         if (rr_net_poll(s->net, NULL))
             return;
-        if (rr_now_ns() >= end)
-            break;
-    }
-    epoll_wait(s->epoll_fd, &e, 1, 100);
+    rr_net_sleep(s->net, UINT64_MAX);
     if (rr_net_pump(s->net, true, NULL) < 0)
         die("pump", "failed");
 }
@@ -172,7 +166,6 @@ static void wait_for(struct side *s)
 static void new_side(struct side *s, char **tls)
 {
     const struct rr_arena_options arena = {.ceiling_bytes = 8 * RR_GIB};
-    struct epoll_event e = {.events = EPOLLIN};
     struct rr_error err = {0};
     struct rr_net_options o = {.events = {.place = place,
                                           .message = message,
@@ -193,8 +186,6 @@ static void new_side(struct side *s, char **tls)
     o.arena = s->arena;
     if (rr_net_new(&o, &s->net, &err))
         die("net", err.text);
-    s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, rr_net_fd(s->net), &e);
 }
 
 static struct rr_region *warm(struct side *s, uint64_t bytes)

@@ -467,6 +467,7 @@ void rr_net_free(struct rr_net *net)
     while (net->peers)
         peer_unref(net->peers);
     free_closed(net);
+    message_free_spares(net);
     resolver_free(net->resolver);
     if (net->epoll_fd >= 0)
         close(net->epoll_fd);
@@ -535,6 +536,7 @@ static void look(struct rr_net *net, const struct epoll_event *e)
     case SOURCE_RESOLVER:
         resolver_collect(net->resolver);
         break;
+    case SOURCE_WATCHED: /* it is the caller's to look at */
     default:
         break;
     }
@@ -686,6 +688,27 @@ int rr_net_poll(struct rr_net *net, struct rr_error *err)
     look_at_hot(net);
     finish_pump(net);
     return (int)net->n_delivered;
+}
+
+int rr_net_watch(struct rr_net *net, int fd, bool on)
+{
+    static enum source_kind watched = SOURCE_WATCHED;
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &watched};
+
+    return epoll_ctl(net->epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &e) < 0 ? -errno : 0;
+}
+
+void rr_net_sleep(struct rr_net *net, uint64_t until_ns)
+{
+    uint64_t now = rr_now_ns(), ns;
+    struct epoll_event e;
+    struct timespec t;
+
+    until_ns = rr_min(until_ns, rr_net_next_ns(net));
+    ns = until_ns > now ? rr_min(until_ns - now, 3600000000000u) : 0;
+    t = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    if (epoll_pwait2(net->epoll_fd, &e, 1, &t, NULL) < 0 && errno == ENOSYS)
+        epoll_wait(net->epoll_fd, &e, 1, (int)((ns + 999999) / 1000000));
 }
 
 int rr_net_fd(const struct rr_net *net)

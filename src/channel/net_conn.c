@@ -116,6 +116,16 @@ struct conn *conn_new(struct rr_net *net, int fd, bool accepted, bool unix_socke
     return c;
 }
 
+/* The kernel would go on sending from regions that are somebody else's by then. */
+static void forget_unsent(const struct conn *c)
+{
+    const struct linger now = {.l_onoff = 1};
+    int queued = 0;
+
+    if (ioctl(c->fd, SIOCOUTQ, &queued) < 0 || queued > 0)
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
 void conn_close(struct conn *c)
 {
     struct rr_net *net = c->net;
@@ -124,6 +134,8 @@ void conn_close(struct conn *c)
         return;
     if (c->accepted && !c->peer)
         net->n_pending--;
+    if (c->extra)
+        forget_unsent(c);
     c->state = CONN_CLOSED;
     close(c->fd); /* and so out of epoll */
     c->fd = -1;
@@ -585,15 +597,16 @@ static ssize_t write_payload(struct conn *c, struct outgoing *m)
 {
     uint64_t len = rr_min(c->chunk_to_send, WRITE_BUDGET);
     off_t offset = (off_t)(m->offset + m->sent);
+    const uint8_t *data = m->data ? m->data : rr_region_data(m->region) + m->offset;
     ssize_t n = -ENOTSUP;
 
     if (c->ssl) {
         if (m->fd >= 0)
             n = tls_sendfile(c, m->fd, offset, len);
-        return n == -ENOTSUP ? tls_write(c, m->data + m->sent, rr_min(len, TLS_PIECE)) : n;
+        return n == -ENOTSUP ? tls_write(c, data + m->sent, rr_min(len, TLS_PIECE)) : n;
     }
     if (m->fd < 0) {
-        struct iovec v = {(void *)(uintptr_t)(m->data + m->sent), len};
+        struct iovec v = {(void *)(uintptr_t)(data + m->sent), len};
 
         return write_some(c, &v, 1, len < m->len - m->sent);
     }

@@ -8,6 +8,7 @@
 #include "channel/netio.h"
 
 #define SLOT_OF(seq) ((uint32_t)((seq) & 0xffff))
+#define MAX_SPARE 256
 #define MAX_BACKS (1u << 20) /* bytes of rows that wait until they are written */
 
 static int broke(struct rr_error *err, const char *what)
@@ -71,7 +72,13 @@ static void free_out(struct rr_net_peer *peer, struct outgoing *m)
     peer->net->n_waiting--;
     free(m->head);
     free(m->refusal);
-    free(m);
+    if (peer->net->n_spare_outs >= MAX_SPARE) {
+        free(m);
+        return;
+    }
+    m->spare = peer->net->spare_outs;
+    peer->net->spare_outs = m;
+    peer->net->n_spare_outs++;
 }
 
 static struct event *queue_done(struct rr_net_peer *peer, void *cookie, uint32_t target, bool acked,
@@ -108,7 +115,29 @@ static void free_in(struct rr_net_peer *peer, struct incoming *in)
         in->conn->in = NULL;
     rr_region_put(in->region);
     free(in->head);
-    free(in);
+    if (peer->net->n_spare_ins >= MAX_SPARE) {
+        free(in);
+        return;
+    }
+    in->spare = peer->net->spare_ins;
+    peer->net->spare_ins = in;
+    peer->net->n_spare_ins++;
+}
+
+void message_free_spares(struct rr_net *net)
+{
+    while (net->spare_outs) {
+        struct outgoing *m = net->spare_outs;
+
+        net->spare_outs = m->spare;
+        free(m);
+    }
+    while (net->spare_ins) {
+        struct incoming *in = net->spare_ins;
+
+        net->spare_ins = in->spare;
+        free(in);
+    }
 }
 
 void message_end(struct rr_net_peer *peer)
@@ -311,10 +340,16 @@ static int take_credit(struct rr_net_peer *peer, const struct rr_net_packet *p, 
 
 static struct incoming *new_in(struct rr_net_peer *peer, const struct rr_net_packet *p, bool bulk)
 {
-    struct incoming *in = calloc(1, sizeof(*in));
+    struct rr_net *net = peer->net;
+    struct incoming *in = net->spare_ins ? net->spare_ins : malloc(sizeof(*in));
 
     if (!in)
         return NULL;
+    if (in == net->spare_ins) {
+        net->spare_ins = in->spare;
+        net->n_spare_ins--;
+    }
+    *in = (struct incoming){0};
     in->seq = p->seq;
     in->handle = ++peer->in_count << 16 | SLOT_OF(p->seq);
     in->bulk = bulk;
@@ -784,10 +819,16 @@ static bool has_credit(const struct rr_net_peer *peer, const struct rr_net_packe
 static struct outgoing *new_out(struct rr_net_peer *peer, const struct rr_net_packet *p,
                                 void *cookie, bool bulk)
 {
-    struct outgoing *m = calloc(1, sizeof(*m));
+    struct rr_net *net = peer->net;
+    struct outgoing *m = net->spare_outs ? net->spare_outs : malloc(sizeof(*m));
 
     if (!m)
         return NULL;
+    if (m == net->spare_outs) {
+        net->spare_outs = m->spare;
+        net->n_spare_outs--;
+    }
+    *m = (struct outgoing){0};
     m->seq = ++peer->out_count << 16 | peer->free_outs[--peer->n_free_outs];
     m->cookie = cookie;
     m->peer = peer;
@@ -803,7 +844,7 @@ static struct outgoing *new_out(struct rr_net_peer *peer, const struct rr_net_pa
     }
     peer->outs[SLOT_OF(m->seq)] = m;
     peer->n_waiting++;
-    peer->net->n_waiting++;
+    net->n_waiting++;
     return m;
 }
 
@@ -820,7 +861,8 @@ static int send_bulk(struct rr_net_peer *peer, const struct rr_net_packet *p, st
     m->len = p->len;
     m->offset = p->offset;
     m->fd = p->data ? -1 : rr_region_fd(p->region);
-    m->data = p->data ? p->data : rr_region_data(p->region) + p->offset;
+    m->data = p->data;
+    m->region = p->region;
     for (uint32_t n = 1; n < peer->n_bulk; n++)
         if (peer->extra[n]->n_queued < c->n_queued)
             c = peer->extra[n];

@@ -41,7 +41,7 @@ enum rr_net_reason {
 };
 
 /* What epoll tells about. */
-enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER };
+enum source_kind { SOURCE_CONN, SOURCE_LISTENER, SOURCE_RESOLVER, SOURCE_WATCHED };
 
 /* A queue of bytes. */
 struct bytes {
@@ -110,6 +110,7 @@ struct outgoing {
     uint64_t seq;
     void *cookie;
     struct rr_net_peer *peer;
+    struct outgoing *spare; /* the next unused one */
     bool bulk, received, cancelled;
     struct rr_error *refusal;                  /* owned */
     uint32_t n_targets, n_open;                /* open: done() is yet to come */
@@ -121,14 +122,16 @@ struct outgoing {
     struct conn *via;
     uint8_t *head;
     size_t head_bytes, head_sent;
-    const uint8_t *data;
-    int fd; /* -1: data alone */
+    const uint8_t *data;      /* NULL: in the region, wherever its pages are */
+    struct rr_region *region; /* borrowed */
+    int fd;                   /* of the region; -1: it has none */
     uint64_t len, offset, sent;
 };
 
 /* A message that comes, or is not done with. */
 struct incoming {
-    uint64_t seq, handle; /* the sender's name for it, and ours */
+    uint64_t seq, handle;   /* the sender's name for it, and ours */
+    struct incoming *spare; /* the next unused one */
     bool bulk, whole, delivered, held, refused, cancelled;
     uint32_t n_targets, n_open;
     uint64_t open[RR_WIRE_MAX_TARGETS / 64];
@@ -241,6 +244,10 @@ struct rr_net {
     unsigned int n_waiting, n_delivered, skipped;
     uint8_t *scratch;
     struct bytes head; /* of the message that is sent */
+    /* kept, so that a message needs no allocation */
+    struct outgoing *spare_outs;
+    struct incoming *spare_ins;
+    unsigned int n_spare_outs, n_spare_ins;
     struct rr_net_target *targets;
     char *names;
     struct rr_net_stats stats;
@@ -308,6 +315,7 @@ void message_deliver(struct event *e);
 void message_flush(struct rr_net_peer *peer);
 /* Would message_flush() have something to write? */
 bool message_owes(const struct rr_net_peer *peer);
+void message_free_spares(struct rr_net *net);
 /* A session has ended: all messages of it. */
 void message_end(struct rr_net_peer *peer);
 /* A session begins. 0 or -ENOMEM. */

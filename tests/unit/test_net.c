@@ -739,6 +739,180 @@ static void test_free_peer(void **state)
     free_pair(&a, &b);
 }
 
+/* --- at random ------------------------------------------------------------------------------- */
+
+#define N_SENT 4000
+
+/* A message of the test below: which of its targets are still to be done. */
+struct sent {
+    uint32_t open; /* by target, a bit */
+    bool large;
+};
+
+static struct chaos {
+    struct end ends[2];
+    struct sent sent[N_SENT];
+    struct rr_region *region;
+    uint32_t n_sent, n_delivered, random;
+    struct {
+        unsigned int end;
+        uint64_t seq;
+    } seen[64];
+} chaos;
+
+static uint32_t chance(uint32_t n)
+{
+    chaos.random = chaos.random * 1664525 + 1013904223;
+    return (chaos.random >> 8) % n;
+}
+
+static int chaos_place(void *user, struct rr_net_peer *peer, const struct rr_net_packet *head,
+                       struct rr_region **ret, struct rr_error *err)
+{
+    struct end *e = user;
+
+    (void)peer;
+    if (chance(8) == 0)
+        return rr_error_set(err, RR_E_LIMIT, NULL, "by chance");
+    return rr_region_get(e->arena, chance(2) ? RR_MEMFD : RR_ANON, head->slot_bytes, head->len, 0,
+                         ret, err);
+}
+
+static void chaos_message(void *user, struct rr_net_peer *peer, struct rr_net_packet *p)
+{
+    struct end *e = user;
+    const uint8_t *data = p->data ? p->data : rr_region_data(p->region) + p->offset;
+
+    /* what came is what was sent, from wherever it began */
+    for (uint64_t n = 0; n < p->len; n += 1 + p->len / 64)
+        if (data[n] != (uint8_t)((n + p->offset) * 7 + (n + p->offset) / 4096))
+            fail_msg("byte %llu of %llu is wrong", (unsigned long long)n,
+                     (unsigned long long)p->len);
+    chaos.seen[chaos.n_delivered % 64].end = e != &chaos.ends[0];
+    chaos.seen[chaos.n_delivered++ % 64].seq = p->seq;
+    if (chance(3) == 0)
+        rr_net_hold(peer, p->seq);
+    for (uint32_t t = 0; t < p->n_targets; t++)
+        if (chance(2))
+            rr_net_ack(peer, p->seq, t);
+    rr_region_put(p->region);
+    if (chance(300) == 0)
+        rr_net_peer_reset(peer, &(struct rr_error){.text = "by chance"});
+}
+
+static void chaos_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t target,
+                       bool acked, bool lost, const struct rr_error *refused)
+{
+    struct sent *m = cookie;
+
+    (void)user;
+    (void)peer;
+    assert_true(m >= chaos.sent && m < chaos.sent + N_SENT);
+    assert_true(acked + lost + (refused != NULL) <= 1);
+    if (!(m->open & 1u << target))
+        fail_msg("target %u of message %ld is done twice, or had no need", target,
+                 (long)(m - chaos.sent));
+    m->open &= ~(1u << target);
+}
+
+static void chaos_send(struct end *e)
+{
+    struct rr_net_target t[5];
+    struct rr_net_packet p = packet(t, NULL, chance(3) ? chance(5000) : chance(3000000));
+    struct sent *m = &chaos.sent[chaos.n_sent];
+    int r;
+
+    if (chaos.n_sent == N_SENT || !e->peer)
+        return;
+    p.n_targets = 1 + chance(5);
+    p.region = chaos.region;
+    p.offset = chance(2) ? chance(100000) : 0;
+    *m = (struct sent){.large = p.len > RR_WIRE_INLINE};
+    for (uint32_t n = 0; n < p.n_targets; n++) {
+        t[n] = one_target(chance(2));
+        if (m->large || t[n].acked)
+            m->open |= 1u << n;
+    }
+    r = rr_net_send(e->peer, &p, m, NULL);
+    assert_true(r == 0 || r == -EAGAIN);
+    if (r == 0)
+        chaos.n_sent++;
+}
+
+static void chaos_step(void)
+{
+    unsigned int which = chance(2), seen = chance(64);
+    struct end *e = &chaos.ends[which];
+
+    switch (chance(6)) {
+    case 0:
+        chaos_send(e);
+        break;
+    case 1:
+        e = &chaos.ends[chaos.seen[seen].end];
+        if (e->peer) {
+            for (uint32_t n = 0; n < 5; n++)
+                rr_net_ack(e->peer, chaos.seen[seen].seq, n);
+            rr_net_release(e->peer, chaos.seen[seen].seq);
+        }
+        break;
+    case 2:
+        if (e->peer && chaos.n_sent && chance(4) == 0)
+            rr_net_cancel(
+                e->peer,
+                &chaos.sent[chaos.n_sent - 1 - chance(chaos.n_sent < 8 ? chaos.n_sent : 8)]);
+        break;
+    case 3:
+        if (e->peer)
+            rr_net_control(e->peer, 1, "abc", 3, NULL);
+        break;
+    default:
+        assert_true(rr_net_pump(e->net, chance(4) > 0, NULL) >= 0);
+        break;
+    }
+}
+
+/* Sends, acks, cancels and lost sessions in any order: each target is done exactly once. */
+static void test_chaos(void **state)
+{
+    char at[32];
+
+    (void)state;
+    rr_log_set_level(0);
+    for (uint32_t seed = 1; seed <= 4; seed++) {
+        chaos = (struct chaos){.random = seed};
+        for (int n = 0; n < 2; n++) {
+            struct end *e = &chaos.ends[n];
+            struct rr_net_options o = options_of(e);
+
+            o.events.place = chaos_place;
+            o.events.message = chaos_message;
+            o.events.done = chaos_done;
+            o.n_bulk = 2;
+            o.window_messages = 32;
+            new_end(e, &o);
+        }
+        chaos.region = new_region(&chaos.ends[0], RR_MEMFD, 4000000);
+        snprintf(at, sizeof(at), "127.0.0.1:%d",
+                 rr_net_listen(chaos.ends[0].net, "127.0.0.1:0", NULL));
+        assert_int_equal(rr_net_dial(chaos.ends[1].net, at, &chaos.ends[1].peer, NULL), 0);
+        for (int n = 0; n < 10000; n++) {
+            chaos_step();
+            if (!chaos.ends[0].peer || !rr_net_peer_up(chaos.ends[1].peer))
+                pump_both(&chaos.ends[0], &chaos.ends[1]);
+        }
+        assert_true(chaos.n_sent > 300 && chaos.n_delivered > 200);
+        rr_net_free(rr_take(chaos.ends[1].net));
+        rr_net_free(rr_take(chaos.ends[0].net));
+        for (uint32_t n = 0; n < chaos.n_sent; n++)
+            assert_int_equal(chaos.sent[n].open, 0);
+        rr_region_put(chaos.region);
+        free_end(&chaos.ends[0]);
+        free_end(&chaos.ends[1]);
+    }
+    rr_log_set_level(1);
+}
+
 /* --- TLS ------------------------------------------------------------------------------------- */
 
 struct authority {
@@ -1092,6 +1266,36 @@ static void test_silent(void **state)
     free_end(&a);
 }
 
+/* Sleeping: until something comes, a watched descriptor is ready, or time is up. */
+static void test_sleep(void **state)
+{
+    struct rr_net_target t = one_target(false);
+    struct rr_net_packet p = packet(&t, "x", 1);
+    struct end a, b;
+    int pipes[2];
+    uint64_t began;
+
+    (void)state;
+    new_pair(&a, &b);
+    spend(&a, &b, 10000000);
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_equal(rr_net_watch(a.net, pipes[0], true), 0);
+    began = rr_now_ns();
+    rr_net_sleep(a.net, began + 20000000);
+    assert_true(rr_now_ns() >= began + 20000000);
+    assert_int_equal(write(pipes[1], "x", 1), 1);
+    rr_net_sleep(a.net, began + 10000000000);
+    assert_true(rr_net_pump(a.net, true, NULL) == 0);
+    assert_int_equal(rr_net_watch(a.net, pipes[0], false), 0);
+    assert_int_equal(rr_net_send(b.peer, &p, NULL, NULL), 0);
+    rr_net_sleep(a.net, began + 10000000000);
+    assert_true(rr_net_pump(a.net, true, NULL) == 1);
+    assert_true(rr_now_ns() < began + 5000000000);
+    close(pipes[0]);
+    close(pipes[1]);
+    free_pair(&a, &b);
+}
+
 /* A name that has no address is asked for again and again, and does no harm. */
 static void test_names(void **state)
 {
@@ -1131,11 +1335,13 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_restart, before, after),
         cmocka_unit_test_setup_teardown(test_refused_peer, before, after),
         cmocka_unit_test_setup_teardown(test_free_peer, before, after),
+        cmocka_unit_test_setup_teardown(test_chaos, before, after),
         cmocka_unit_test_setup_teardown(test_tls, before, after),
         cmocka_unit_test_setup_teardown(test_tls_refused, before, after),
         cmocka_unit_test_setup_teardown(test_garbage, before, after),
         cmocka_unit_test_setup_teardown(test_many_idle, before, after),
         cmocka_unit_test_setup_teardown(test_silent, before, after),
+        cmocka_unit_test_setup_teardown(test_sleep, before, after),
         cmocka_unit_test_setup_teardown(test_names, before, after),
     };
 
