@@ -570,7 +570,7 @@ int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint
         r = rr_net_send(peer, &p, b, err);
     }
     if (r == 0) {
-        *b = (struct batch){.next = rm->batches, .rm = rm, .peer = peer, .n = n, .left = n};
+        *b = (struct batch){.next = rm->batches, .rm = rm, .peer = peer, .run = rm->run, .n = n, .left = n};
         memcpy(b->m, ms, n * sizeof(struct message *));
         rm->batches = b;
         rm->n_outgoing += n;
@@ -633,12 +633,14 @@ static void on_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t
 void rr_nodes_cancel(struct remote *rm)
 {
     for (struct batch *b = rm->batches; b; b = b->next)
-        rr_net_cancel(b->peer, b);
+        if (b->run < rm->run)
+            rr_net_cancel(b->peer, b);
 }
 
 /* The messages stay until the kernel does not read them any more. */
 void rr_nodes_forget(struct remote *rm)
 {
+    rm->run = UINT64_MAX;
     rr_nodes_cancel(rm);
     for (struct batch *b = rm->batches, *next; b; b = next) {
         next = b->next;

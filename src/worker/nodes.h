@@ -40,6 +40,7 @@ struct batch {
     struct batch *next; /* of its session */
     struct remote *rm;  /* NULL: the session has ended */
     struct rr_net_peer *peer;
+    uint64_t run;
     uint32_t n, left;
     struct message *m[]; /* by target; NULL: done with */
 };
@@ -113,7 +114,7 @@ int rr_nodes_why(const struct remote *rm, int to, struct rr_error *err);
 int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint32_t n,
                   int32_t status, struct rr_error *err);
 void rr_nodes_ack(struct remote *rm, struct ack ack);
-/* Give up all that is on its way: the run is over. */
+/* Give up what is on its way and of a run that is over. */
 void rr_nodes_cancel(struct remote *rm);
 /* The same for good: @rm is about to go. */
 void rr_nodes_forget(struct remote *rm);

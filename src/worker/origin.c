@@ -180,7 +180,6 @@ void rr_nodes_end_run(struct remote *rm)
 {
     if (!rm->states)
         return;
-    rr_nodes_cancel(rm);
     tell_all(rm, NODE_RUN, 0);
     for (size_t n = 0; n < rm->w->wf->n_nodes; n++)
         rm->states[n].pending[0] = 0;

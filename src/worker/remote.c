@@ -580,6 +580,9 @@ void rr_remote_new_run(struct remote *rm, uint64_t run)
     if (run <= rm->run)
         return; /* heard twice: in a message, and from the parent */
     rm->run = run;
+    rr_nodes_cancel(rm);
+    if (!rr_remote_is_origin(rm))
+        rm->failure.code = RR_OK;
     rr_queue_drain(rm->w);
     drop_again(rm);
     rr_delivery_forget(rm);

@@ -113,10 +113,10 @@ void rr_session_hear(struct remote *rm, enum node_word word, const struct word_o
             rm->question = w->a;
         break;
     case NODE_RUN:
+        if (w->run <= rm->run) /* words and messages overtake each other: the next has begun */
+            break;
         rr_remote_new_run(rm, w->run);
-        rr_nodes_cancel(rm);
         rm->active = false;
-        rm->failure.code = RR_OK;
         break;
     case NODE_CLOSE:
         rm->ended = true;
@@ -139,7 +139,7 @@ static void fail(struct remote *rm, uint64_t run, const struct rr_error *err)
         return;
     say_failure(rm, err);
     rr_remote_new_run(rm, run + 1);
-    rr_nodes_cancel(rm);
+    rm->active = false;
 }
 
 bool rr_session_work(struct remote *rm)
