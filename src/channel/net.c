@@ -704,6 +704,7 @@ void rr_net_sleep(struct rr_net *net, uint64_t until_ns)
     struct epoll_event e;
     struct timespec t;
 
+    rr_net_flush(net);
     until_ns = rr_min(until_ns, rr_net_next_ns(net));
     ns = until_ns > now ? rr_min(until_ns - now, 3600000000000u) : 0;
     t = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};

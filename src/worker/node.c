@@ -3,7 +3,6 @@
 #include "worker/node.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +21,7 @@ struct rr_node_server {
     struct nodes *nodes;
     int wake_fd;
     atomic_int stops;
-    atomic_bool reload;
+    atomic_bool reload, woken;
     uint64_t spin_ns, spin_max_ns, looked_ns, expired_ns, stop_ns;
 };
 
@@ -40,6 +39,8 @@ int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_opti
                        : rr_worker_new(wf, options, &s->base, err);
     if (r == 0)
         r = rr_nodes_new(s->base, true, &s->nodes, err);
+    if (r == 0 && rr_net_watch(rr_nodes_net(s->nodes), s->wake_fd, true) < 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     if (r) {
         rr_node_server_free(s);
         return r;
@@ -66,13 +67,14 @@ int rr_node_server_listen(struct rr_node_server *s, const char *at, struct rr_er
     return rr_net_listen(rr_nodes_net(s->nodes), at, err);
 }
 
-static void wake(const struct rr_node_server *s)
+static void wake(struct rr_node_server *s)
 {
     uint64_t one = 1;
     int saved = errno;
 
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
+    atomic_store(&s->woken, true); /* afterwards, or what was written might stay */
     errno = saved;
 }
 
@@ -136,18 +138,15 @@ static bool spin(struct rr_node_server *s)
 static void doze(struct rr_node_server *s)
 {
     struct rr_net *net = rr_nodes_net(s->nodes);
-    struct pollfd p[2] = {{.fd = rr_net_fd(net), .events = POLLIN},
-                          {.fd = s->wake_fd, .events = POLLIN}};
-    uint64_t now = rr_now_ns(), until, count;
+    uint64_t now = rr_now_ns(), until = now + EXPIRE_NS, count;
 
-    rr_net_flush(net);
-    until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS);
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
-        until = rr_min(until, now + 2000000);
-    poll(p, 2, until <= now ? 0 : (int)((until - now) / 1000000 + 1));
-    while (p[1].revents && read(s->wake_fd, &count, sizeof(count)) > 0)
-        ;
-    if (!p[0].revents || !rr_nodes_poll(s->nodes)) /* most often it is the same one again */
+        until = now + 2000000;
+    rr_net_sleep(net, until);
+    if (atomic_exchange(&s->woken, false))
+        while (read(s->wake_fd, &count, sizeof(count)) > 0)
+            ;
+    if (!rr_nodes_poll(s->nodes)) /* most often it is the same connection again */
         s->looked_ns = 0;
 }
 

@@ -570,7 +570,8 @@ int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint
         r = rr_net_send(peer, &p, b, err);
     }
     if (r == 0) {
-        *b = (struct batch){.next = rm->batches, .rm = rm, .peer = peer, .run = rm->run, .n = n, .left = n};
+        *b = (struct batch){
+            .next = rm->batches, .rm = rm, .peer = peer, .run = rm->run, .n = n, .left = n};
         memcpy(b->m, ms, n * sizeof(struct message *));
         rm->batches = b;
         rm->n_outgoing += n;
@@ -729,7 +730,8 @@ static int on_place(void *user, struct rr_net_peer *peer, const struct rr_net_pa
         return rr_error_set(err, RR_E_INVALID, "restart it",
                             "a message names a window that is none");
     /* whether there is such a session is not known yet: on_up() may be still to come */
-    return rr_region_get(nodes->base->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret, err);
+    return rr_region_get(nodes->base->arena, RR_MEMFD, p->slot_bytes, p->offset + p->len, 0, ret,
+                         err);
 }
 
 /* @p's region is moved, or put. NULL: @err. */

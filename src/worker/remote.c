@@ -854,18 +854,19 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
     uint64_t now;
     int timeout = -1;
 
-    if (rm->nodes)
-        rr_net_flush(rr_nodes_net(rm->nodes));
     if (announce_sleep(rm)) {
         now = rr_now_ns();
-        if (rm->nodes)
-            deadline_ns = rr_min(deadline_ns, rr_net_next_ns(rr_nodes_net(rm->nodes)));
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
         if (deadline_ns != UINT64_MAX)
             timeout =
                 deadline_ns <= now ? 0 : (int)rr_min((deadline_ns - now) / 1000000 + 1, 60000);
-        rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
+        if (rm->nodes) { /* which watch our descriptors, too */
+            rr_net_sleep(rr_nodes_net(rm->nodes), deadline_ns);
+            rm->look = true;
+        } else {
+            rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
+        }
     }
     awake(rm);
 }

@@ -205,7 +205,6 @@ int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], stru
     rm->away_ns = rr_now_ns();
     memcpy(rm->session, id, RR_SESSION_BYTES);
     w->observer = (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
-    rr_remote_watch(rm, rr_net_fd(rr_nodes_net(nodes)));
     *ret = w;
     return 0;
 }
