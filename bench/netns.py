@@ -66,7 +66,7 @@ class Pair:
         """Both directions, by a token bucket with the queue that it brings."""
         for at in (self.at_a, self.at_b):
             self._do(at("tc", "qdisc", "replace", "dev", "rr0", "root", "tbf", "rate",
-                        f"{bytes_per_second * 8}bit", "burst", "64kb", "latency", "50ms"))  # fmt: skip
+                        f"{bytes_per_second * 8}bit", "burst", "128k", "limit", "1000000"))  # fmt: skip
 
     def sent_bytes(self):
         """By the first interface: (bytes, packets)."""
