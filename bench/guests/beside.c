@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* struct request -> sends len_bytes on port `large`, then calls `echo` seed times with 4 KiB, 2 ms
+/* struct request -> sends len_bytes on port `large`, then calls `echo` seed times with 4 KiB, 5 ms
  * apart, and sends the nanoseconds of each call. */
 #include <roadrunner.h>
 #include <time.h>
@@ -7,7 +7,7 @@
 #include "bench.h"
 
 #define SMALL 4096
-#define PAUSE_NS 2000000u
+#define PAUSE_NS 5000000u
 
 static uint64_t now_ns(void)
 {
