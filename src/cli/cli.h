@@ -58,9 +58,9 @@ void cli_edge_ends(const struct rr_workflow *wf, const struct rr_edge *e, char f
 /* Of commands that talk to other nodes. */
 struct cli_net {
     struct rr_net_tls tls;
-    bool plain;
+    bool plain, network_only;
 };
-enum { CLI_TLS_CERT = 1000, CLI_TLS_KEY, CLI_TLS_CA, CLI_PLAIN };
+enum { CLI_TLS_CERT = 1000, CLI_TLS_KEY, CLI_TLS_CA, CLI_PLAIN, CLI_NETWORK_ONLY };
 #define CLI_NET_OPTIONS                                    \
     {"tls-cert", required_argument, NULL, CLI_TLS_CERT},   \
         {"tls-key", required_argument, NULL, CLI_TLS_KEY}, \
@@ -72,7 +72,8 @@ enum { CLI_TLS_CERT = 1000, CLI_TLS_KEY, CLI_TLS_CA, CLI_PLAIN };
     "      --tls-cert FILE  our certificate (PEM), which other nodes check\n"    \
     "      --tls-key FILE   its private key\n"                                   \
     "      --tls-ca FILE    certificates of who may sign those of other nodes\n" \
-    "      --plain          no TLS between nodes\n"
+    "      --plain          no TLS between nodes\n"                              \
+    "      --network-only   use the network also to nodes on this machine\n"
 /* True: it was one of these. */
 bool cli_net_option(struct cli_net *net, int c, const char *text);
 bool cli_only_unix(const struct rr_workflow *wf);

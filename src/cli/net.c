@@ -37,6 +37,9 @@ bool cli_net_option(struct cli_net *net, int c, const char *text)
     case CLI_PLAIN:
         net->plain = true;
         return true;
+    case CLI_NETWORK_ONLY:
+        net->network_only = true;
+        return true;
     default:
         return false;
     }
@@ -70,6 +73,7 @@ int cli_net_apply(const struct cli_net *net, bool only_unix, struct rr_worker_op
     if (net->plain && !only_unix)
         rr_log(1,
                "--plain: whoever is on the network between the nodes can read and change messages");
+    options->network_only = net->network_only;
     options->plain = !any;
     options->tls = any ? &net->tls : NULL;
     return 0;

@@ -20,6 +20,7 @@ struct edge_figures {
     struct samples handoff, latency;
     uint64_t n, payload_bytes, copied_bytes; /* bytes of the last one, copied of all */
     enum rr_path path;
+    enum rr_channel channel; /* of the last one */
 };
 
 struct function_figures {
@@ -117,6 +118,7 @@ void report_hop(struct report *rp, const struct rr_hop *hop)
     e->payload_bytes = hop->payload_bytes;
     e->copied_bytes += hop->copied_bytes;
     e->path = hop->path;
+    e->channel = hop->channel;
     add_sample(&e->handoff, hop->handoff_ns);
     add_sample(&e->latency, hop->received_ns - hop->sent_ns);
     if (rp->n_hops == rp->hops_room && rp->n_hops < MAX_EVENTS) {
@@ -177,11 +179,6 @@ static const char *hop_tier(const struct report *rp, struct rr_worker *w, const 
     return rr_tier_name(from > to ? from : to);
 }
 
-static const char *hop_channel(const struct report *rp, const struct rr_edge *e)
-{
-    return rr_channel_name(rr_edge_channel(rp->wf, e));
-}
-
 static uint64_t peak_rss_bytes(void)
 {
     struct rusage u;
@@ -211,7 +208,7 @@ void report_print(struct report *rp, struct rr_worker *w, FILE *f)
 
         const char *row[] = {hop,
                              rr_bytes_text(e->payload_bytes),
-                             hop_channel(rp, edge),
+                             rr_channel_name(e->channel),
                              hop_tier(rp, w, edge),
                              rr_path_name(e->path),
                              rr_duration_text(quantile(&e->handoff, 0.5)),
@@ -267,7 +264,7 @@ static struct json_object *edges_json(struct report *rp, struct rr_worker *w)
         o = json_object_new_object();
         add_text(o, "from", from);
         add_text(o, "to", to);
-        add_text(o, "channel", hop_channel(rp, edge));
+        add_text(o, "channel", rr_channel_name(e->channel));
         add_text(o, "tier", hop_tier(rp, w, edge));
         add_text(o, "path", rr_path_name(e->path));
         add_u64(o, "messages", e->n);
@@ -388,7 +385,7 @@ static void trace_hops(struct report *rp, FILE *f)
                 "\"cat\":\"message\",\"ts\":%.3f,\"args\":{\"channel\":\"%s\",\"path\":\"%s\","
                 "\"payload_bytes\":%llu,\"copied_bytes\":%llu,\"handoff_us\":%.3f}}",
                 e->from < 0 ? e->to + 1 : e->from + 1, n, from, to, (double)h->sent_ns / 1e3,
-                hop_channel(rp, e), rr_path_name(h->path), (unsigned long long)h->payload_bytes,
+                rr_channel_name(h->channel), rr_path_name(h->path), (unsigned long long)h->payload_bytes,
                 (unsigned long long)h->copied_bytes, (double)h->handoff_ns / 1e3);
         fprintf(f,
                 ",\n{\"ph\":\"f\",\"bp\":\"e\",\"pid\":1,\"tid\":%d,\"id\":%zu,"

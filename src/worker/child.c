@@ -211,7 +211,7 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
     rm->w->observer =
         (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
     rr_remote_watch(rm, control_fd);
-    r = rr_remote_listen(rm, function);
+    r = rr_remote_listen(rm, &rm->domain, function);
     if (r < 0)
         return rr_error_set(err, RR_E_SYSTEM, "check the folder of sockets",
                             "cannot listen for messages: %s", strerror(-r));

@@ -372,8 +372,15 @@ static int take_reply(struct instance *i, struct message *reply, struct rr_abi_m
         return fail_system(i, &err);
     }
     *ret = (struct rr_abi_message){(uint32_t)(reply->window + reply->offset), reply->len, port};
-    hop = (struct rr_hop){reply->edge,    reply->path, reply->len, reply->copied_bytes,
-                          reply->sent_ns, rr_now_ns(), 0,          1};
+    hop = (struct rr_hop){reply->edge,
+                          reply->path,
+                          rr_message_channel(i->w, reply),
+                          reply->len,
+                          reply->copied_bytes,
+                          reply->sent_ns,
+                          rr_now_ns(),
+                          0,
+                          1};
     hop.handoff_ns = reply->send_cost_ns + hop.received_ns - begin_ns;
     if (i->w->observer.hop)
         i->w->observer.hop(i->w->observer.user, &hop);

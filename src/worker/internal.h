@@ -38,6 +38,7 @@ struct message {
     int edge;
     uint64_t id;          /* the same whenever its sender handles the same message again */
     uint64_t run;         /* it was sent in */
+    bool by_link;         /* it came from another process of this machine */
     int32_t status;       /* of a function that was called, beside its reply */
     unsigned int attempt; /* of delivery, for edges that deliver at least once */
     struct debt *debt;    /* owned reference: settled when it is done with, or NULL */
@@ -126,7 +127,7 @@ struct rr_worker {
     uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
-    bool plain;
+    bool plain, network_only;
     bool clone; /* engine, arena, modules and arguments are another's */
 };
 
@@ -179,6 +180,7 @@ bool rr_instance_output(void *user, int stream, const uint8_t *data, size_t len)
 void rr_instance_flush_lines(struct instance *i);
 
 /* run.c */
+enum rr_channel rr_message_channel(const struct rr_worker *w, const struct message *m);
 /* Run what is ready until nothing is. */
 int rr_run_ready(struct rr_worker *w, struct rr_error *err);
 void rr_queue_drain(struct rr_worker *w);

@@ -216,6 +216,7 @@ int rr_worker_clone(const struct rr_worker *base, struct rr_worker **ret, struct
                             .engine = base->engine,
                             .nonce = rr_id_mix(base->nonce, rr_now_ns()),
                             .spin_ns = base->spin_ns,
+                            .network_only = base->network_only,
                             .input = {.name = "input", .callee = -1},
                             .ready_first = -1,
                             .ready_last = -1,
@@ -261,6 +262,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
                                                   : options->spin_ns;
     w->tls = options->tls;
     w->plain = options->plain;
+    w->network_only = options->network_only;
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));

@@ -115,6 +115,17 @@ static bool anything_left(struct rr_node_server *s)
 }
 
 /* As rr_remote_spin(). */
+static bool came(struct rr_node_server *s)
+{
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+
+    for (size_t k = 0; k < n; k++)
+        if (rr_remote_came(sessions[k]->remote))
+            return true;
+    return rr_nodes_poll(s->nodes);
+}
+
 static bool spin(struct rr_node_server *s)
 {
     uint64_t begin = rr_now_ns(), now = begin;
@@ -124,7 +135,7 @@ static bool spin(struct rr_node_server *s)
     do {
         if (now - s->looked_ns > LOOK_NS)
             return true; /* at all sockets, and come back */
-        if (rr_nodes_poll(s->nodes)) {
+        if (came(s)) {
             s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
             return true;
         }
@@ -135,14 +146,26 @@ static bool spin(struct rr_node_server *s)
     return false;
 }
 
+/* The network wakes it, and what that watches: signals, and the links of sessions that are near. */
 static void doze(struct rr_node_server *s)
 {
     struct rr_net *net = rr_nodes_net(s->nodes);
     uint64_t now = rr_now_ns(), until = now + EXPIRE_NS, count;
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+    bool quiet = true;
 
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->remote->near)
+            quiet = rr_remote_announce(sessions[k]->remote) && quiet;
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = now + 2000000;
-    rr_net_sleep(net, until);
+    rr_net_sleep(net, quiet ? until : 0);
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->remote->near) {
+            rr_remote_awake(sessions[k]->remote);
+            sessions[k]->remote->look = true; /* at its sockets */
+        }
     if (atomic_exchange(&s->woken, false))
         while (read(s->wake_fd, &count, sizeof(count)) > 0)
             ;

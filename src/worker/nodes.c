@@ -243,6 +243,40 @@ static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
     return 0;
 }
 
+/* On the same machine: it may be reached without the network. */
+static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
+{
+    const char *theirs = rr_net_peer_text(peer, "host");
+    char ours[RR_HOST_TEXT];
+
+    rr_near_host(ours);
+    return !nodes->base->network_only && *ours && theirs && strcmp(ours, theirs) == 0;
+}
+
+/* Where @node listens; it may be this process. */
+static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node)
+{
+    static struct word_of_node w; /* one thread; too large for a stack */
+
+    if (node == rm->w->wf->here && rr_near_open(rm) < 0)
+        rr_log(1, "no folder for links: %s", strerror(errno));
+    w.n = (uint32_t)(node + 1);
+    snprintf(w.text, sizeof(w.text), "%s", rr_near_dir(rm, node));
+    rr_nodes_say(rm, peer, NODE_LINK, &w);
+}
+
+void rr_nodes_introduce(struct remote *rm, int node)
+{
+    struct rr_net_peer *peer = rm->nodes->dialed[node]->peer;
+
+    tell_near(rm, peer, RR_NODE_HERE);
+    for (int n = 0; n < (int)rm->w->wf->n_nodes; n++)
+        if (n != node && *rr_near_dir(rm, n) && rm->nodes->dialed[n]) {
+            tell_near(rm, peer, n);
+            tell_near(rm, rm->nodes->dialed[n]->peer, node);
+        }
+}
+
 /* An origin has come, or has come back. */
 static int attach(struct nodes *nodes, struct via *v, const uint8_t *id, struct rr_error *err)
 {
@@ -269,6 +303,8 @@ static int attach(struct nodes *nodes, struct via *v, const uint8_t *id, struct 
                 nodes->vias[n]->session = NULL;
     rm->origin = v->peer;
     v->session = rm;
+    if (is_near(nodes, v->peer))
+        tell_near(rm, v->peer, nodes->wf->here);
     return 0;
 }
 
@@ -283,7 +319,8 @@ static void on_up(void *user, struct rr_net_peer *peer)
     if (v) {
         v->id = ++nodes->n_ids; /* numbers of messages begin anew */
         if (!nodes->serving)
-            rr_nodes_found(nodes->base->remote, v->node, rr_net_peer_text(peer, "incarnation"));
+            rr_nodes_found(nodes->base->remote, v->node, rr_net_peer_text(peer, "incarnation"),
+                           is_near(nodes, peer));
         return;
     }
     v = via_new(nodes, -1);
@@ -314,6 +351,7 @@ static void on_down(void *user, struct rr_net_peer *peer, const struct rr_error 
     if (v->session) {
         rr_log(2, "%s is away: %s", rr_net_peer_address(peer), why->text);
         v->session->origin = NULL;
+        rr_near_lost(v->session, RR_NODE_HERE);
         v->session->away_ns = rr_now_ns();
         v->session = NULL;
     }
@@ -460,12 +498,17 @@ static void on_ready(void *user, struct rr_net_peer *peer)
 
 /* --- messages that go ------------------------------------------------------------------------ */
 
-bool rr_nodes_reach(const struct remote *rm, int to)
+bool rr_nodes_elsewhere(const struct remote *rm, int to)
 {
     const struct rr_workflow *wf = rm->w->wf;
     int node = to < (int)wf->n_functions ? rr_node_of(wf, to) : RR_NODE_HERE;
 
     return rm->nodes && rm->self < 0 && node != wf->here;
+}
+
+bool rr_nodes_reach(const struct remote *rm, int to)
+{
+    return rr_nodes_elsewhere(rm, to) && !rr_near_domain(rm, to);
 }
 
 /* NULL: nobody there, now. */
@@ -838,11 +881,9 @@ static void on_tick(void *user)
 
 static int open_net(struct nodes *nodes, struct rr_error *err)
 {
-    struct rr_wire_text texts[5] = {{.key = "workflow"},
-                                    {.key = "digest"},
-                                    {.key = "incarnation"},
-                                    {.key = "node"},
-                                    {.key = "session"}};
+    struct rr_wire_text texts[6] = {{.key = "host"},   {.key = "workflow"},
+                                    {.key = "digest"}, {.key = "incarnation"},
+                                    {.key = "node"},   {.key = "session"}};
     const struct rr_worker *w = nodes->base;
     struct rr_net_options o = {
         .arena = w->arena,
@@ -857,21 +898,22 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
         .user = nodes,
         .plain = w->plain,
         .texts = texts,
-        .n_texts = nodes->serving ? 4 : 5,
+        .n_texts = nodes->serving ? 5 : 6,
         .window_messages = nodes->wf->queue_messages,
         .window_bulk_bytes = nodes->wf->queue_bytes,
     };
 
+    rr_near_host(texts[0].value);
     if (w->tls)
         o.tls = *w->tls;
     for (size_t n = 0; n < nodes->wf->n_nodes; n++)
         o.any_host = o.any_host || nodes->wf->nodes[n].identity;
-    snprintf(texts[0].value, sizeof(texts[0].value), "%s", nodes->wf->name);
-    snprintf(texts[1].value, sizeof(texts[1].value), "%s", nodes->digest);
-    snprintf(texts[2].value, sizeof(texts[2].value), "%s", nodes->incarnation);
-    snprintf(texts[3].value, sizeof(texts[3].value), "%s",
+    snprintf(texts[1].value, sizeof(texts[1].value), "%s", nodes->wf->name);
+    snprintf(texts[2].value, sizeof(texts[2].value), "%s", nodes->digest);
+    snprintf(texts[3].value, sizeof(texts[3].value), "%s", nodes->incarnation);
+    snprintf(texts[4].value, sizeof(texts[4].value), "%s",
              nodes->serving ? node_name(nodes->wf, nodes->wf->here) : "");
-    snprintf(texts[4].value, sizeof(texts[4].value), "%s", nodes->session);
+    snprintf(texts[5].value, sizeof(texts[5].value), "%s", nodes->session);
     return rr_net_new(&o, &nodes->net, err);
 }
 

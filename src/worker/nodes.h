@@ -5,6 +5,7 @@
  *   nodes.c    this process among others: peers, messages to and from them
  *   words.c    what nodes tell each other besides messages; docs/wire.md has the tables
  *   origin.c   where the workflow is run: nodes that are reached, or not; is the run over?
+ *   near.c     nodes that are on this machine
  *   session.c  what a node does for one origin
  *   node.c     a node that serves functions
  *
@@ -24,7 +25,9 @@
 
 /* What the origin knows of a node. */
 struct node_state {
-    bool wanted, up;      /* it hosts functions; it is reached */
+    bool near;       /* it is on this machine, and has not said yet where it listens */
+    bool wanted, up; /* it hosts functions; it is reached */
+    uint64_t up_ns;
     uint64_t down_ns;     /* since when it is not */
     char incarnation[33]; /* of its process, "" before it was reached */
     struct rr_error why;  /* of the last failure to reach it */
@@ -55,7 +58,8 @@ enum node_word {
     NODE_RUN,     /* origin: drop what is of an earlier run than run */
     NODE_EVENTS,  /* node: now_ns by its clock, events */
     NODE_LOG,     /* node: n = level, function, text */
-    NODE_CLOSE    /* origin: the session is over */
+    NODE_CLOSE,   /* origin: the session is over */
+    NODE_LINK     /* node n - 1 (0: the origin) is near, and listens in folder text */
 };
 
 /* Any word; what it does not have is 0. */
@@ -100,6 +104,8 @@ int rr_nodes_pump(struct nodes *nodes, struct rr_error *err);
  * and then. Returns whether something has come. */
 bool rr_nodes_poll(struct nodes *nodes);
 
+/* Does @to (n_functions: the result) live on another node? */
+bool rr_nodes_elsewhere(const struct remote *rm, int to);
 /* Do messages for @to (n_functions: the result) go over the network from this process? */
 bool rr_nodes_reach(const struct remote *rm, int to);
 /* Why nothing reaches it, into @err; 0: it is reached. */
@@ -114,6 +120,8 @@ int rr_nodes_why(const struct remote *rm, int to, struct rr_error *err);
 int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint32_t n,
                   int32_t status, struct rr_error *err);
 void rr_nodes_ack(struct remote *rm, struct ack ack);
+/* Tell @node where we and other near nodes listen, and these where it does. */
+void rr_nodes_introduce(struct remote *rm, int node);
 /* Give up what is on its way and of a run that is over. */
 void rr_nodes_cancel(struct remote *rm);
 /* The same for good: @rm is about to go. */
@@ -134,9 +142,24 @@ void rr_nodes_end_run(struct remote *rm);
 void rr_origin_close(struct remote *rm);
 bool rr_nodes_pending(const struct remote *rm, char *text, size_t size);
 /* What nodes.c hears of a node. */
-void rr_nodes_found(struct remote *rm, int node, const char *incarnation);
+void rr_nodes_found(struct remote *rm, int node, const char *incarnation, bool near);
 void rr_nodes_missed(struct remote *rm, int node, const struct rr_error *why);
 void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct word_of_node *w);
+
+/* near.c */
+#define RR_HOST_TEXT 64
+/* What processes of one machine have in common. */
+void rr_near_host(char ret[RR_HOST_TEXT]);
+/* Make a folder, and listen there. 0 or negative errno. */
+int rr_near_open(struct remote *rm);
+void rr_near_free(struct remote *rm);
+/* Where a node listens, or this process itself; "": it is not near. */
+const char *rr_near_dir(const struct remote *rm, int node);
+/* Where function @to (n_functions: the result) is reached; NULL: it is not near. */
+struct rr_link_domain *rr_near_domain(const struct remote *rm, int to);
+/* A peer says where @node listens; false: there is no such folder for us. */
+bool rr_near_found(struct remote *rm, int node, const char *dir);
+void rr_near_lost(struct remote *rm, int node);
 
 /* session.c */
 int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], struct rr_worker **ret,

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "worker/nodes.h"
 
+#define NEAR_NS 1000000000u   /* for a node of this machine to say where it listens */
 #define READY_NS 10000000000u /* for all nodes to be reached */
 
 static const char *name_of(const struct remote *rm, int node)
@@ -32,13 +33,15 @@ static bool outlives(const struct remote *rm, int node)
     return true;
 }
 
-void rr_nodes_found(struct remote *rm, int node, const char *incarnation)
+void rr_nodes_found(struct remote *rm, int node, const char *incarnation, bool near)
 {
     struct node_state *s = &rm->states[node];
     bool other = s->incarnation[0] && strcmp(s->incarnation, incarnation ? incarnation : "") != 0;
 
     rr_log(2, "node '%s' is reached%s", name_of(rm, node), other ? ": it was started again" : "");
     s->up = true;
+    s->up_ns = rr_now_ns();
+    s->near = near;
     s->why.code = RR_OK;
     snprintf(s->incarnation, sizeof(s->incarnation), "%s", incarnation ? incarnation : "");
     if (!other)
@@ -61,14 +64,18 @@ void rr_nodes_missed(struct remote *rm, int node, const struct rr_error *why)
         s->down_ns = rr_now_ns();
     }
     s->up = false;
+    rr_near_lost(rm, node);
     s->why = *why;
 }
 
 bool rr_nodes_ready(const struct remote *rm)
 {
-    for (size_t n = 0; n < rm->w->wf->n_nodes; n++)
-        if (wanted(rm, n) && !rm->states[n].up)
+    for (size_t n = 0; n < rm->w->wf->n_nodes; n++) {
+        const struct node_state *s = &rm->states[n];
+
+        if (wanted(rm, n) && (!s->up || (s->near && rr_now_ns() - s->up_ns < NEAR_NS)))
             return false;
+    }
     return true;
 }
 
@@ -260,6 +267,11 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
     case NODE_LOG:
         if (o->log && w->function < wf->n_functions && rr_node_of(wf, (int)w->function) == node)
             o->log(o->user, (int)w->function, w->n > 3 ? 3 : (int)w->n, w->text, strlen(w->text));
+        break;
+    case NODE_LINK:
+        s->near = false;
+        if (!rm->w->network_only && rr_near_found(rm, node, w->text))
+            rr_nodes_introduce(rm, node);
         break;
     case NODE_ASK:
     case NODE_RUN:

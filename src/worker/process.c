@@ -543,7 +543,8 @@ static int make_children(struct remote *rm, struct rr_error *err)
 static int listen_all(struct remote *rm, struct rr_error *err)
 {
     const struct rr_workflow *wf = rm->w->wf;
-    int r = rr_remote_listen(rm, (int)wf->n_functions); /* for the result, and dead letters */
+    int r = rr_remote_listen(rm, &rm->domain,
+                             (int)wf->n_functions); /* for the result, and dead letters */
 
     for (size_t n = 0; n < wf->n_functions && r == 0; n++) {
         bool wanted = false;
@@ -552,7 +553,7 @@ static int listen_all(struct remote *rm, struct rr_error *err)
             wanted = wanted || (wf->edges[k].to == (int)n && wf->edges[k].from >= 0 &&
                                 wf->functions[wf->edges[k].from].isolated);
         if (wanted && !wf->functions[n].isolated)
-            r = rr_remote_listen(rm, (int)n);
+            r = rr_remote_listen(rm, &rm->domain, (int)n);
     }
     return r == 0 ? 0
                   : rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors",

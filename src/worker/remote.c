@@ -122,8 +122,9 @@ void rr_remote_free(struct remote *rm)
     for (size_t n = 0; n < rm->n_ins; n++)
         rr_link_free(rm->ins[n].link);
     rr_delivery_forget(rm);
+    rr_near_free(rm);
     for (size_t n = 0; n < rm->n_listeners; n++)
-        close(rm->listeners[n]);
+        close(rm->listeners[n].fd);
     rr_message_free(rm->reply);
     free(rm->outs);
     free(rm->states);
@@ -135,18 +136,18 @@ void rr_remote_free(struct remote *rm)
     free(rm);
 }
 
-int rr_remote_listen(struct remote *rm, int function)
+int rr_remote_listen(struct remote *rm, struct rr_link_domain *domain, int function)
 {
-    int *grown = reallocarray(rm->listeners, rm->n_listeners + 1, sizeof(*grown));
+    struct listener *grown = reallocarray(rm->listeners, rm->n_listeners + 1, sizeof(*grown));
     int fd;
 
     if (!grown)
         return -ENOMEM;
     rm->listeners = grown;
-    fd = rr_link_listen(&rm->domain, name_of(rm->w, function));
+    fd = rr_link_listen(domain, name_of(rm->w, function));
     if (fd < 0)
         return fd;
-    grown[rm->n_listeners++] = fd;
+    grown[rm->n_listeners++] = (struct listener){fd, domain};
     rr_remote_watch(rm, fd);
     return 0;
 }
@@ -244,8 +245,9 @@ static void to_packet(const struct remote *rm, const struct message *m, int edge
 static int connect_to(struct remote *rm, int to, struct rr_error *err)
 {
     const char *from = rm->self < 0 ? ".parent" : name_of(rm->w, rm->self);
-    int r =
-        rr_link_connect(&rm->domain, from, name_of(rm->w, to), packet_done, rm, &rm->outs[to], err);
+    struct rr_link_domain *near = rr_nodes_elsewhere(rm, to) ? rr_near_domain(rm, to) : NULL;
+    int r = rr_link_connect(near ? near : &rm->domain, from, name_of(rm->w, to), packet_done, rm,
+                            &rm->outs[to], err);
 
     if (r == 0)
         rr_remote_watch(rm, rr_link_fd(rm->outs[to]));
@@ -274,7 +276,11 @@ static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct
     if (rr_nodes_reach(rm, to))
         return rr_nodes_send(rm, &m, &edge, 1, p->status, err);
     r = rm->outs[to] ? 0 : connect_to(rm, to, err);
-
+    if (r && rr_nodes_elsewhere(rm, to)) { /* then by the network */
+        rr_near_lost(rm,
+                     to < (int)rm->w->wf->n_functions ? rr_node_of(rm->w->wf, to) : RR_NODE_HERE);
+        return -EAGAIN;
+    }
     if (r)
         return r;
     r = rr_link_send(rm->outs[to], p, m, err);
@@ -514,12 +520,19 @@ static bool edge_is_ours(const struct remote *rm, uint32_t edge)
     const struct rr_workflow *wf = rm->w->wf;
 
     if (edge == wf->n_edges)
-        return rm->self < 0 && wf->functions[wf->result].isolated;
+        return rr_remote_is_origin(rm) &&
+               (wf->functions[wf->result].isolated || rr_node_of(wf, wf->result) != RR_NODE_HERE);
     if (edge == wf->n_edges + 1) /* a dead letter */
-        return rm->self < 0;
-    return edge < wf->n_edges && rr_edge_crosses(wf, &wf->edges[edge]) &&
-           wf->edges[edge].slot_bytes > 0 &&
-           (rr_hosted(rm->w, wf->edges[edge].to) || rr_nodes_reach(rm, wf->edges[edge].to));
+        return rr_remote_is_origin(rm);
+    if (edge >= wf->n_edges || !rr_edge_crosses(wf, &wf->edges[edge]) ||
+        wf->edges[edge].slot_bytes == 0)
+        return false;
+    if (rm->self >= 0)
+        return wf->edges[edge].to == rm->self;
+    /* of functions that live here, some in processes of their own; or from one of these to a node
+     */
+    return rr_node_of(wf, wf->edges[edge].to) == wf->here ||
+           (rm->nodes && wf->edges[edge].from >= 0 && wf->functions[wf->edges[edge].from].isolated);
 }
 
 /* Into the queue, or to who waits for it. @m: moved. */
@@ -646,6 +659,7 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     m->attempt = p.attempt;
     m->run = p.run;
     m->status = p.status;
+    m->by_link = true;
     return rr_remote_arrived(rm, m, (struct ack){.link = p.acked ? in->id : 0, .seq = p.seq}, err)
                ? -2
                : 1;
@@ -668,7 +682,7 @@ static void accept_all(struct remote *rm)
             struct rr_link *link;
             struct rr_error err;
             struct in *grown;
-            int r = rr_link_accept(&rm->domain, rm->listeners[n], &link, &err);
+            int r = rr_link_accept(rm->listeners[n].domain, rm->listeners[n].fd, &link, &err);
 
             if (r == -EAGAIN)
                 break;
@@ -779,8 +793,8 @@ int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err)
 
 /* --- sleep ----------------------------------------------------------------------------------- */
 
-/* Rings alone need no system call. */
-static bool something_came(struct remote *rm)
+/* Rings need no system call. */
+bool rr_remote_came(struct remote *rm)
 {
     for (size_t n = 0; n < rm->n_ins; n++)
         if (rr_link_pending(rm->ins[n].link))
@@ -788,11 +802,15 @@ static bool something_came(struct remote *rm)
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         if (rm->outs[n] && rr_link_pending(rm->outs[n]))
             return true;
-    return rm->nodes && rr_nodes_poll(rm->nodes);
+    return false;
 }
 
-/* Tell all peers to wake us; false when one was faster. */
-static bool announce_sleep(struct remote *rm)
+static bool something_came(struct remote *rm)
+{
+    return rr_remote_came(rm) || (rm->nodes && rr_nodes_poll(rm->nodes));
+}
+
+bool rr_remote_announce(struct remote *rm)
 {
     bool quiet = true;
 
@@ -804,7 +822,7 @@ static bool announce_sleep(struct remote *rm)
     return quiet;
 }
 
-static void awake(struct remote *rm)
+void rr_remote_awake(struct remote *rm)
 {
     for (size_t n = 0; n < rm->n_ins; n++)
         rr_link_awake(rm->ins[n].link);
@@ -854,7 +872,7 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
     uint64_t now;
     int timeout = -1;
 
-    if (announce_sleep(rm)) {
+    if (rr_remote_announce(rm)) {
         now = rr_now_ns();
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
@@ -868,7 +886,7 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
             rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
         }
     }
-    awake(rm);
+    rr_remote_awake(rm);
 }
 
 /* --- calls ----------------------------------------------------------------------------------- */

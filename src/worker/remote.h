@@ -57,7 +57,10 @@ struct remote {
     int self; /* the function that lives here; -1: this is the parent */
     struct rr_link_domain domain;
     int epoll_fd;
-    int *listeners;
+    struct listener {
+        int fd;
+        struct rr_link_domain *domain;
+    } *listeners;
     size_t n_listeners;
     struct rr_link **outs; /* by receiving function, and the result last; NULL: not connected */
     struct in {
@@ -79,6 +82,7 @@ struct remote {
     uint64_t away_ns;
     struct batch *batches;   /* on their way to other nodes */
     unsigned int n_outgoing; /* their targets */
+    struct near *near;       /* nodes that are on this machine; NULL: none so far */
     struct rr_error arrival; /* code != 0: a message that came ends the run */
     uint64_t run;            /* messages of earlier ones are dropped */
     uint64_t activity;
@@ -93,7 +97,7 @@ struct remote {
     int control_fd;
     struct pulse *pulse;
     struct event_batch *events;
-    uint64_t told_activity; /* when it said last that it was idle */
+    uint64_t told_activity; /* when it said last that it was idle; of a session: looked last */
     bool owes_idle;         /* session: the origin waits to hear it */
     bool ended;             /* the parent is gone, or wants us to go */
     /* parent */
@@ -115,7 +119,7 @@ bool rr_hosted(const struct rr_worker *w, int function);
 int rr_remote_new(struct rr_worker *w, struct rr_error *err);
 void rr_remote_free(struct remote *rm);
 /* Listen for messages to @function (or the result: n_functions). 0 or negative errno. */
-int rr_remote_listen(struct remote *rm, int function);
+int rr_remote_listen(struct remote *rm, struct rr_link_domain *domain, int function);
 /* Send @m (moved) over @edge, or as the result (n_edges); waits while the queue is full. */
 int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t status,
                    struct rr_error *err);
@@ -125,6 +129,11 @@ int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *e
 /* Take in what has come, without waiting; @messages: or only what is done with. Returns the number
  * of messages; -1 with @err when something came that ends the run. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
+/* Tell all who send over links to wake us; false when one was faster. */
+bool rr_remote_announce(struct remote *rm);
+void rr_remote_awake(struct remote *rm);
+/* Has something come over one of them? */
+bool rr_remote_came(struct remote *rm);
 /* Sleep until something may have come, or @deadline_ns. */
 void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns);
 /* The two halves of it: poll a while, true when there is something to do; sleep. */

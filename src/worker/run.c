@@ -128,6 +128,11 @@ void rr_queue_drain(struct rr_worker *w)
 
 /* --- one function ---------------------------------------------------------------------------- */
 
+enum rr_channel rr_message_channel(const struct rr_worker *w, const struct message *m)
+{
+    return m->by_link ? RR_CHANNEL_KERNEL : rr_edge_channel(w->wf, &w->wf->edges[m->edge]);
+}
+
 static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
                          uint64_t deliver_ns, uint64_t received_ns)
 {
@@ -135,6 +140,7 @@ static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
         const struct message *m = inputs[k];
         struct rr_hop hop = {m->edge,
                              m->path,
+                             rr_message_channel(w, m),
                              m->len,
                              m->copied_bytes,
                              m->sent_ns,

@@ -121,6 +121,10 @@ void rr_session_hear(struct remote *rm, enum node_word word, const struct word_o
     case NODE_CLOSE:
         rm->ended = true;
         break;
+    case NODE_LINK: /* of the origin, or of another node */
+        if (!rm->w->network_only)
+            rr_near_found(rm, (int)w->n - 1, w->text);
+        break;
     case NODE_ANSWER:
     case NODE_IDLE:
     case NODE_FAILED:
@@ -148,7 +152,11 @@ bool rr_session_work(struct remote *rm)
     struct rr_error err = {0};
     int r = 0;
 
-    if (rm->arrival.code) {
+    if (rm->near && rr_remote_pump(rm, true, &err) < 0)
+        r = (int)err.code;
+    if (r) {
+        ;
+    } else if (rm->arrival.code) {
         err = rm->arrival;
         rm->arrival.code = RR_OK;
         r = (int)err.code;
@@ -160,6 +168,7 @@ bool rr_session_work(struct remote *rm)
     if (r == 0 && rm->again)
         rr_remote_send_again(rm);
     rm->active = rm->active || rm->activity != rm->told_activity;
+    rm->told_activity = rm->activity;
     if (r == 0 && rm->w->ready_first >= 0) {
         rm->w->named = false;
         r = rr_run_ready(rm->w, &err);
@@ -204,6 +213,10 @@ int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], stru
     rm->run = 0; /* the origin's numbers begin with 1 */
     rm->away_ns = rr_now_ns();
     memcpy(rm->session, id, RR_SESSION_BYTES);
+    if (rr_net_watch(rr_nodes_net(nodes), rm->epoll_fd, true) < 0) {
+        rr_worker_free(w);
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "out of memory");
+    }
     w->observer = (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
     *ret = w;
     return 0;

@@ -85,18 +85,20 @@ static void error(struct cursor *c, struct rr_error *e)
 
 static void hop(struct cursor *c, struct rr_hop *h)
 {
-    uint32_t path = (uint32_t)h->path;
+    uint32_t path = (uint32_t)h->path, channel = (uint32_t)h->channel;
 
     i32(c, &h->edge);
     u32(c, &path);
     h->path = (enum rr_path)path;
+    u32(c, &channel);
+    h->channel = (enum rr_channel)channel;
     u64(c, &h->payload_bytes);
     u64(c, &h->copied_bytes);
     u64(c, &h->sent_ns);
     u64(c, &h->received_ns);
     u64(c, &h->handoff_ns);
     u64(c, &h->n);
-    if (path > RR_PATH_STREAM)
+    if (path > RR_PATH_STREAM || channel > RR_CHANNEL_NETWORK)
         c->bad = true;
 }
 
@@ -151,6 +153,10 @@ static void word_of(struct cursor *c, uint32_t word, struct word_of_node *w)
         break;
     case NODE_EVENTS:
         events(c, w);
+        break;
+    case NODE_LINK:
+        u32(c, &w->n);
+        text(c, w->text, sizeof(w->text));
         break;
     case NODE_LOG:
         u32(c, &w->n);

@@ -35,6 +35,7 @@ enum rr_path {
 struct rr_hop {
     int edge; /* index into the workflow's edges */
     enum rr_path path;
+    enum rr_channel channel; /* that it took: between nodes of one machine not the network */
     uint64_t payload_bytes;
     uint64_t copied_bytes; /* at the sender and at the receiver */
     uint64_t sent_ns;      /* the sender called send */
@@ -73,6 +74,7 @@ struct rr_worker_options {
     /* How to talk to other nodes; borrowed for the worker's life. */
     const struct rr_net_tls *tls; /* NULL: none, which @plain must allow, but for Unix sockets */
     bool plain;
+    bool network_only; /* also between nodes that are on one machine */
 };
 
 struct rr_result {

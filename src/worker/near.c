@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Nodes that turn out to be processes of one machine, of one user: their messages go over links, as
+ * between a parent and its workers, and not over the network that introduced them. Each tells the
+ * others the folder where it listens; who finds no such folder of its own user stays with the
+ * network.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "worker/nodes.h"
+
+#define BOOT_ID "/proc/sys/kernel/random/boot_id"
+
+struct near {
+    struct rr_link_domain own;  /* where we listen */
+    struct rr_link_domain of[]; /* by node + 1, the origin first; dir "": it is not near */
+};
+
+void rr_near_host(char ret[RR_HOST_TEXT])
+{
+    int fd = open(BOOT_ID, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? 0 : read(fd, ret, RR_HOST_TEXT - 1);
+
+    if (fd >= 0)
+        close(fd);
+    ret[n < 0 ? 0 : n] = 0;
+    ret[strcspn(ret, "\n")] = 0;
+}
+
+static void fill(const struct remote *rm, struct rr_link_domain *d, const char *dir)
+{
+    *d = (struct rr_link_domain){
+        .uids = {geteuid(), geteuid()},
+        .arena = rm->w->arena,
+        .queue_messages = rm->domain.queue_messages,
+        .queue_bytes = rm->domain.queue_bytes,
+    };
+    for (size_t n = 0; n < sizeof(rm->session); n++) /* nobody else's session can be meant */
+        snprintf(d->name + 2 * n, 3, "%02x", rm->session[n]);
+    snprintf(d->dir, sizeof(d->dir), "%s", dir);
+}
+
+static const char *runtime_dir(void)
+{
+    const char *base = getenv("XDG_RUNTIME_DIR");
+
+    return base && *base == '/' && strlen(base) <= 40 ? base : "/tmp";
+}
+
+/* For all that comes from other nodes: to functions that live here, and the result. */
+static int listen_all(struct remote *rm)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    int r =
+        rr_remote_is_origin(rm) ? rr_remote_listen(rm, &rm->near->own, (int)wf->n_functions) : 0;
+
+    for (size_t n = 0; n < wf->n_functions && r == 0; n++) {
+        bool wanted = false;
+
+        for (size_t k = 0; k < wf->n_edges; k++)
+            wanted = wanted || (wf->edges[k].to == (int)n &&
+                                rr_edge_channel(wf, &wf->edges[k]) == RR_CHANNEL_NETWORK);
+        if (wanted && wf->functions[n].node == wf->here)
+            r = rr_remote_listen(rm, &rm->near->own, (int)n);
+    }
+    return r;
+}
+
+int rr_near_open(struct remote *rm)
+{
+    char dir[96];
+    int r;
+
+    if (rm->near)
+        return 0;
+    snprintf(dir, sizeof(dir), "%s/roadrunner-XXXXXX", runtime_dir());
+    rm->near =
+        calloc(1, sizeof(*rm->near) + (rm->w->wf->n_nodes + 1) * sizeof(struct rr_link_domain));
+    if (!rm->near)
+        return -ENOMEM;
+    if (!mkdtemp(dir)) {
+        r = -errno;
+        free(rr_take(rm->near));
+        return r;
+    }
+    fill(rm, &rm->near->own, dir);
+    r = listen_all(rm);
+    if (r < 0)
+        rr_log(1, "messages to this process go over the network: %s: %s", dir, strerror(-r));
+    return r;
+}
+
+void rr_near_free(struct remote *rm)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    char path[192];
+
+    if (!rm->near)
+        return;
+    for (size_t n = 0; n <= wf->n_functions; n++) {
+        snprintf(path, sizeof(path), "%s/%s.sock", rm->near->own.dir,
+                 n < wf->n_functions ? wf->functions[n].name : ".result");
+        unlink(path);
+    }
+    rmdir(rm->near->own.dir);
+    free(rr_take(rm->near));
+}
+
+const char *rr_near_dir(const struct remote *rm, int node)
+{
+    if (!rm->near)
+        return "";
+    return node == rm->w->wf->here ? rm->near->own.dir : rm->near->of[node + 1].dir;
+}
+
+struct rr_link_domain *rr_near_domain(const struct remote *rm, int to)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    int node = to < (int)wf->n_functions ? rr_node_of(wf, to) : RR_NODE_HERE;
+    struct rr_link_domain *d = rm->near ? &rm->near->of[node + 1] : NULL;
+
+    return d && d->dir[0] ? d : NULL;
+}
+
+/* Links to it end by themselves. */
+void rr_near_lost(struct remote *rm, int node)
+{
+    if (rm->near)
+        rm->near->of[node + 1].dir[0] = 0;
+}
+
+/* Told by a peer: nothing but a folder of ours, made for this, is taken for one. */
+static bool is_ours(const char *dir)
+{
+    const char *slash = strrchr(dir, '/');
+    struct stat st;
+
+    return dir[0] == '/' && strlen(dir) < sizeof(((struct rr_link_domain *)0)->dir) &&
+           strncmp(slash, "/roadrunner-", 12) == 0 && strlen(slash) == 18 && lstat(dir, &st) == 0 &&
+           S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 077) == 0;
+}
+
+bool rr_near_found(struct remote *rm, int node, const char *dir)
+{
+    if (node < RR_NODE_HERE || node >= (int)rm->w->wf->n_nodes || node == rm->w->wf->here ||
+        !is_ours(dir) || rr_near_open(rm) < 0)
+        return false;
+    if (strcmp(rm->near->of[node + 1].dir, dir) != 0)
+        rr_log(2, "node '%s' is near: messages do not go over the network",
+               node < 0 ? "origin" : rm->w->wf->nodes[node].name);
+    fill(rm, &rm->near->of[node + 1], dir);
+    return true;
+}
