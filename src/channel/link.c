@@ -118,19 +118,25 @@ static int address(const struct rr_link_domain *domain, const char *name, struct
 
 int rr_link_listen(const struct rr_link_domain *domain, const char *name)
 {
-    struct sockaddr_un a;
-    int r = address(domain, name, &a), fd;
+    struct sockaddr_un a, final;
+    char hidden[RR_LINK_MAX_NAME + 8];
+    int r = address(domain, name, &final), fd;
 
+    snprintf(hidden, sizeof(hidden), ".new-%s", name);
+    if (r == 0)
+        r = address(domain, hidden, &a);
     if (r < 0)
         return r;
     fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    unlink(a.sun_path); /* of a worker that was here before */
-    /* who may enter the folder may connect; who else has no way here */
+    unlink(a.sun_path);
+    /* Who may enter the folder may connect; who else has no way here. It gets its name, from a worker
+     * that was here before, once it can be connected to. */
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || chmod(a.sun_path, 0666) < 0 ||
-        listen(fd, BACKLOG) < 0) {
+        listen(fd, BACKLOG) < 0 || rename(a.sun_path, final.sun_path) < 0) {
         r = -errno;
+        unlink(a.sun_path);
         close(fd);
         return r;
     }

@@ -52,8 +52,10 @@ struct rr_net_events {
      * text the peer is told. */
     int (*admit)(void *user, struct rr_net_peer *peer, struct rr_error *err);
     void (*up)(void *user, struct rr_net_peer *peer);
-    /* After up(), or while dialing: each time an attempt fails. @gone: the peer had dialed us: it
-     * is freed after the call; else it is dialed again by and by. */
+    /* After up(), or while dialing: each time an attempt fails. @why is RR_E_INVALID when the two
+     * ends do not fit each other (TLS, protocol, admit()), RR_E_DIED when nobody is there or was
+     * lost. @gone: the peer had dialed us: it is freed after the call; else it is dialed again by
+     * and by. */
     void (*down)(void *user, struct rr_net_peer *peer, const struct rr_error *why, bool gone);
     /**
      * done - a target of a sent message needs nothing more; once per target

@@ -176,6 +176,8 @@ void conn_want(struct conn *c, uint32_t events)
 
 void conn_fail(struct conn *c, enum log_kind kind, const char *fmt, ...)
 {
+    bool mistake =
+        kind == LOG_TLS || kind == LOG_GREETING || kind == LOG_ADMIT || kind == LOG_REFUSED;
     struct rr_net_peer *peer = c->peer;
     struct rr_error err;
     char text[512];
@@ -186,8 +188,11 @@ void conn_fail(struct conn *c, enum log_kind kind, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    rr_error_set(&err, RR_E_DIED, "it is tried again by and by", "%s: %s",
-                 c->address[0] ? c->address : "peer", text);
+    rr_error_set(&err, mistake ? RR_E_INVALID : RR_E_DIED,
+                 mistake
+                     ? "give both ends what they expect of each other" /* time does not mend it */
+                     : "it is tried again by and by",
+                 "%s: %s", c->address[0] ? c->address : "peer", text);
     if (!peer || !peer->dialed || peer->up)
         net_log(c->net, kind, "%s", err.text);
     conn_close(c);

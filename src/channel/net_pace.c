@@ -26,6 +26,7 @@
 /* In thousandths: */
 #define SAME 20      /* rates that differ by less are the same */
 #define BUSY 900     /* of a window in which there was something to send: it counts */
+#define ENDS 100     /* of a window in which an end was too slow: it tells nothing of the link */
 #define TARGET 993   /* of the rate that was measured */
 #define AT_LEAST 970 /* the same, while a queue must drain */
 #define GONE 960     /* less than this of what we ask for: the link has changed */
@@ -116,21 +117,24 @@ static void on_probed(struct conn *c, uint64_t rate)
 void pace_look(struct conn *c)
 {
     struct pace *p = &c->pace;
-    uint64_t ns = c->net->now_ns - p->began_ns, bytes, busy_us;
+    uint64_t ns = c->net->now_ns - p->began_ns, bytes, busy_us, ends_us;
     struct tcp_info i = {0};
     socklen_t len = sizeof(i);
 
     if (ns < WINDOW_NS || c->unix_socket)
         return;
     if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &i, &len) < 0 ||
-        len < offsetof(struct tcp_info, tcpi_sndbuf_limited) || !i.tcpi_min_rtt)
+        len < offsetof(struct tcp_info, tcpi_delivered) || !i.tcpi_min_rtt)
         return; /* an old kernel */
     bytes = i.tcpi_bytes_acked - p->acked;
     busy_us = i.tcpi_busy_time - p->busy_us;
+    ends_us = i.tcpi_rwnd_limited + i.tcpi_sndbuf_limited - p->ends_us;
     p->began_ns = c->net->now_ns;
     p->acked = i.tcpi_bytes_acked;
     p->busy_us = i.tcpi_busy_time;
-    if (ns > 20 * WINDOW_NS) { /* it was idle: much may have changed */
+    p->ends_us = i.tcpi_rwnd_limited + i.tcpi_sndbuf_limited;
+    /* It was idle, and much may have changed; or one of the ends is the limit, not the link. */
+    if (ns > 20 * WINDOW_NS || ends_us * 1000 * 1000 > ns * ENDS) {
         leave_alone(c);
         return;
     }

@@ -60,8 +60,8 @@ enum conn_state {
 
 /* See net_pace.c. */
 struct pace {
-    uint64_t began_ns, acked, busy_us; /* of the window that is measured */
-    uint64_t sum;                      /* of n_same rates */
+    uint64_t began_ns, acked, busy_us, ends_us; /* of the window that is measured */
+    uint64_t sum;                               /* of n_same rates */
     unsigned int n_same;
     uint64_t rate; /* that is asked for; 0, UINT64_MAX: TCP is left alone */
     uint64_t link; /* that was measured */

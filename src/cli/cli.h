@@ -61,13 +61,14 @@ struct cli_net {
     bool plain, network_only;
 };
 enum { CLI_TLS_CERT = 1000, CLI_TLS_KEY, CLI_TLS_CA, CLI_PLAIN, CLI_NETWORK_ONLY };
-#define CLI_NET_OPTIONS                                    \
-    {"tls-cert", required_argument, NULL, CLI_TLS_CERT},   \
-        {"tls-key", required_argument, NULL, CLI_TLS_KEY}, \
-        {"tls-ca", required_argument, NULL, CLI_TLS_CA},   \
-    {                                                      \
-        "plain", no_argument, NULL, CLI_PLAIN              \
-    }
+/* clang-format off */
+#define CLI_NET_OPTIONS \
+    {"tls-cert", required_argument, NULL, CLI_TLS_CERT}, \
+    {"tls-key", required_argument, NULL, CLI_TLS_KEY}, \
+    {"tls-ca", required_argument, NULL, CLI_TLS_CA}, \
+    {"plain", no_argument, NULL, CLI_PLAIN}, \
+    {"network-only", no_argument, NULL, CLI_NETWORK_ONLY}
+/* clang-format on */
 #define CLI_NET_HELP                                                             \
     "      --tls-cert FILE  our certificate (PEM), which other nodes check\n"    \
     "      --tls-key FILE   its private key\n"                                   \

@@ -5,20 +5,24 @@
  * others the folder where it listens; who finds no such folder of its own user stays with the
  * network.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "worker/nodes.h"
 
+#define PREFIX "roadrunner."
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 struct near {
+    int lock_fd; /* of the folder, as long as we live */
     struct rr_link_domain own;  /* where we listen */
     struct rr_link_domain of[]; /* by node + 1, the origin first; dir "": it is not near */
 };
@@ -54,6 +58,22 @@ static const char *runtime_dir(void)
     return base && *base == '/' && strlen(base) <= 40 ? base : "/tmp";
 }
 
+/* Of the sockets in it; nothing else is there. */
+static void empty(int dir_fd)
+{
+    int fd = dup(dir_fd);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    const struct dirent *e;
+
+    while (d && (e = readdir(d)))
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            unlinkat(dir_fd, e->d_name, 0);
+    if (d)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+}
+
 /* For all that comes from other nodes: to functions that live here, and the result. */
 static int listen_all(struct remote *rm)
 {
@@ -73,6 +93,30 @@ static int listen_all(struct remote *rm)
     return r;
 }
 
+/* What processes that were killed have left: nobody holds its lock. */
+static void sweep(const char *base)
+{
+    DIR *d = opendir(base);
+    const struct dirent *e;
+
+    while (d && (e = readdir(d))) {
+        int fd = strncmp(e->d_name, PREFIX, strlen(PREFIX)) == 0
+                     ? openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                     : -1;
+        struct stat st;
+
+        if (fd < 0)
+            continue;
+        if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            empty(fd);
+            unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+        }
+        close(fd);
+    }
+    if (d)
+        closedir(d);
+}
+
 int rr_near_open(struct remote *rm)
 {
     char dir[96];
@@ -80,12 +124,14 @@ int rr_near_open(struct remote *rm)
 
     if (rm->near)
         return 0;
-    snprintf(dir, sizeof(dir), "%s/roadrunner-XXXXXX", runtime_dir());
+    snprintf(dir, sizeof(dir), "%s/roadrunner.XXXXXX", runtime_dir());
     rm->near =
         calloc(1, sizeof(*rm->near) + (rm->w->wf->n_nodes + 1) * sizeof(struct rr_link_domain));
     if (!rm->near)
         return -ENOMEM;
-    if (!mkdtemp(dir)) {
+    sweep(runtime_dir());
+    rm->near->lock_fd = mkdtemp(dir) ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (rm->near->lock_fd < 0 || flock(rm->near->lock_fd, LOCK_EX | LOCK_NB) < 0) {
         r = -errno;
         free(rr_take(rm->near));
         return r;
@@ -99,17 +145,11 @@ int rr_near_open(struct remote *rm)
 
 void rr_near_free(struct remote *rm)
 {
-    const struct rr_workflow *wf = rm->w->wf;
-    char path[192];
-
     if (!rm->near)
         return;
-    for (size_t n = 0; n <= wf->n_functions; n++) {
-        snprintf(path, sizeof(path), "%s/%s.sock", rm->near->own.dir,
-                 n < wf->n_functions ? wf->functions[n].name : ".result");
-        unlink(path);
-    }
+    empty(rm->near->lock_fd);
     rmdir(rm->near->own.dir);
+    close(rm->near->lock_fd);
     free(rr_take(rm->near));
 }
 
@@ -143,7 +183,7 @@ static bool is_ours(const char *dir)
     struct stat st;
 
     return dir[0] == '/' && strlen(dir) < sizeof(((struct rr_link_domain *)0)->dir) &&
-           strncmp(slash, "/roadrunner-", 12) == 0 && strlen(slash) == 18 && lstat(dir, &st) == 0 &&
+           strncmp(slash, "/roadrunner.", 12) == 0 && strlen(slash) == 18 && lstat(dir, &st) == 0 &&
            S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 077) == 0;
 }
 

@@ -664,6 +664,8 @@ static void on_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t
     (void)user;
     if (!m)
         return;
+    if (lost && m->region) /* its pages may lie in a socket still, whose other end reads them */
+        rr_region_forsake(m->region);
     if (b->rm)
         b->rm->n_outgoing--;
     if (b->rm && (refused || (lost && !acked)) &&
@@ -903,7 +905,8 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
         .window_bulk_bytes = nodes->wf->queue_bytes,
     };
 
-    rr_near_host(texts[0].value);
+    if (!w->network_only) /* which nobody need know then */
+        rr_near_host(texts[0].value);
     if (w->tls)
         o.tls = *w->tls;
     for (size_t n = 0; n < nodes->wf->n_nodes; n++)

@@ -133,12 +133,14 @@ static void remove_dir(struct remote *rm)
 
     if (!rm->domain.dir[0])
         return;
-    for (size_t n = 0; n < rm->n_children; n++) {
-        snprintf(path, sizeof(path), "%s/%s.sock", rm->domain.dir, rm->w->wf->functions[n].name);
+    for (size_t n = 0; n <= rm->n_children; n++) {
+        const char *name = n < rm->n_children ? rm->w->wf->functions[n].name : ".result";
+
+        snprintf(path, sizeof(path), "%s/%s.sock", rm->domain.dir, name);
+        unlink(path);
+        snprintf(path, sizeof(path), "%s/.new-%s.sock", rm->domain.dir, name);
         unlink(path);
     }
-    snprintf(path, sizeof(path), "%s/.result.sock", rm->domain.dir);
-    unlink(path);
     rmdir(rm->domain.dir);
 }
 

@@ -40,13 +40,14 @@ class Node:
         self.start(wait)
 
     def start(self, wait=True):
+        before = sum("listens at" in line for line in self.lines)
         self.p = subprocess.Popen(
             [str(word) for word in self.command], stderr=subprocess.PIPE, env=self.env
         )
         self.reader = threading.Thread(target=self.read, args=(self.p,), daemon=True)
         self.reader.start()
         if wait:
-            self.await_line("listens at", count=1 + sum("listens at" in x for x in self.lines))
+            self.await_line("listens at", count=1 + before)
 
     def read(self, p):
         for line in p.stderr:
@@ -367,7 +368,7 @@ def test_near_nodes_do_without_the_network(rr, nodes, size):
     for node in both:
         node.await_line("is away")
         node.kill(signal.SIGTERM)
-    assert not list(rr.sockets.glob("roadrunner-*")), "folders of sockets are left"
+    assert not list(rr.sockets.glob("roadrunner.*")), "folders of sockets are left"
 
 
 def test_near_nodes_sleep_and_wake(rr, nodes):

@@ -315,6 +315,25 @@ def test_lost_in_the_midst():
         quit_node(peer)
 
 
+def test_dials_again():
+    """A listener that goes, is away for a while, and comes back."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    with node("dial", f"127.0.0.1:{port}") as p:
+        peer = Peer.accept(listener)
+        assert p.stdout.readline().startswith("up")
+        peer.send(message(3 << 20, kind=2))
+        peer.close()
+        listener.close()
+        assert p.stdout.readline().startswith("down")
+        assert "refused" in p.stdout.readline()
+        with socket.create_server(("127.0.0.1", port)) as listener:
+            peer = Peer.accept(listener)
+            peer.send(message(3 << 20))
+            peer.until(lambda: peer.messages)
+            quit_node(peer)
+
+
 class Balancer:
     """Forwards each connection to the next of some addresses, as a Kubernetes Service does."""
 

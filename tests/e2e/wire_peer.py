@@ -249,6 +249,8 @@ class Connection:
     def __init__(self, sock):
         self.sock = sock
         self.sock.settimeout(10)
+        if sock.family != socket.AF_UNIX:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def fileno(self):
         return self.sock.fileno()
