@@ -131,8 +131,8 @@ int rr_link_listen(const struct rr_link_domain *domain, const char *name)
     if (fd < 0)
         return -errno;
     unlink(a.sun_path);
-    /* Who may enter the folder may connect; who else has no way here. It gets its name, from a worker
-     * that was here before, once it can be connected to. */
+    /* Who may enter the folder may connect; who else has no way here. It gets its name, from a
+     * worker that was here before, once it can be connected to. */
     if (bind(fd, (struct sockaddr *)&a, sizeof(a)) < 0 || chmod(a.sun_path, 0666) < 0 ||
         listen(fd, BACKLOG) < 0 || rename(a.sun_path, final.sun_path) < 0) {
         r = -errno;

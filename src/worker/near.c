@@ -22,7 +22,7 @@
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 struct near {
-    int lock_fd; /* of the folder, as long as we live */
+    int lock_fd;                /* of the folder, as long as we live */
     struct rr_link_domain own;  /* where we listen */
     struct rr_link_domain of[]; /* by node + 1, the origin first; dir "": it is not near */
 };
