@@ -357,11 +357,15 @@ static int tcp_connect(const char *host, int port)
     return fd;
 }
 
+static bool polling; /* or asleep, as SPIN_US says for the channel */
+
 static bool read_all(int fd, uint8_t *to, size_t len)
 {
     for (size_t got = 0; got < len;) {
-        ssize_t n = recv(fd, to + got, len - got, 0);
+        ssize_t n = recv(fd, to + got, len - got, polling ? MSG_DONTWAIT : 0);
 
+        if (n < 0 && errno == EAGAIN)
+            continue;
         if (n <= 0)
             return false;
         got += (size_t)n;
@@ -474,6 +478,7 @@ int main(int argc, char **argv)
     int n = argc - 2;
     struct side s = {0};
 
+    polling = getenv("SPIN_US") && strtoull(getenv("SPIN_US"), NULL, 10) > 0;
 #define NUMBER(i) strtoull(a[i], NULL, 10)
     if (strcmp(mode, "serve") == 0) {
         serve(a[0], n > 3 ? a + 1 : none);

@@ -610,10 +610,8 @@ static void look_again(struct rr_net *net)
     }
 }
 
-static void finish_pump(struct rr_net *net)
+static void flush_all(struct rr_net *net)
 {
-    if (net->deliver)
-        deliver_all(net);
     while (net->dirty) {
         struct rr_net_peer *peer = net->dirty;
 
@@ -621,6 +619,24 @@ static void finish_pump(struct rr_net *net)
         peer->dirty = false;
         message_flush(peer);
     }
+}
+
+void rr_net_flush(struct rr_net *net)
+{
+    if (net->pumping)
+        return;
+    net->pumping = true;
+    flush_all(net);
+    free_closed(net);
+    net->pumping = false;
+}
+
+static void finish_pump(struct rr_net *net)
+{
+    if (net->deliver)
+        deliver_all(net);
+    if (!net->n_delivered) /* else what the caller does next may send something, to go along with */
+        flush_all(net);
     free_closed(net);
     net->pumping = false;
     if (net->deliver && net->events)
@@ -664,7 +680,7 @@ int rr_net_poll(struct rr_net *net, struct rr_error *err)
 {
     if (net->pumping)
         return 0;
-    if (!net->hot || net->again || net->events || net->dirty)
+    if (!net->hot || net->again || net->events)
         return rr_net_pump(net, true, err);
     net->pumping = true;
     net->deliver = true;
@@ -688,6 +704,7 @@ void rr_net_sleep(struct rr_net *net, uint64_t until_ns)
     struct epoll_event e;
     struct timespec t;
 
+    rr_net_flush(net);
     until_ns = rr_min(until_ns, rr_net_next_ns(net));
     ns = until_ns > now ? rr_min(until_ns - now, 3600000000000u) : 0;
     t = (struct timespec){(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
@@ -702,7 +719,11 @@ int rr_net_fd(const struct rr_net *net)
 
 uint64_t rr_net_next_ns(const struct rr_net *net)
 {
-    return net->again || net->dirty || net->events ? 0 : net->next_ns;
+    bool owes = false;
+
+    for (const struct rr_net_peer *peer = net->dirty; peer && !owes; peer = peer->next_dirty)
+        owes = message_owes(peer);
+    return net->again || owes || net->events ? 0 : net->next_ns;
 }
 
 void rr_net_stats(const struct rr_net *net, struct rr_net_stats *ret)

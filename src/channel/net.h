@@ -193,7 +193,7 @@ int rr_net_send(struct rr_net_peer *peer, const struct rr_net_packet *p, void *c
  * receiver does not need the payload any more. */
 void rr_net_cancel(struct rr_net_peer *peer, const void *cookie);
 /* A target of a message that came has been handled. Of an ended session: does nothing. Goes out
- * with the next pump or send. */
+ * with the next send, or the next pump that delivers nothing. */
 void rr_net_ack(struct rr_net_peer *peer, uint64_t seq, uint32_t target);
 /* In message(): the sender is granted no more for this one until it is released. Without it, a
  * message counts until message() returns and all its targets that want one have their ack. */
@@ -216,6 +216,9 @@ int rr_net_pump(struct rr_net *net, bool deliver, struct rr_error *err);
 /* As rr_net_pump(net, true), but looks only at the connection by which something came last: one
  * system call when nothing has come. For loops that poll. Return: as rr_net_pump(). */
 int rr_net_poll(struct rr_net *net, struct rr_error *err);
+/* Write the acks that wait for something to go along with. A pump that delivers nothing does it, so
+ * this saves who is about to sleep a pump. */
+void rr_net_flush(struct rr_net *net);
 /* To be polled for reading, also inside another epoll; borrowed. */
 int rr_net_fd(const struct rr_net *net);
 /**

@@ -61,8 +61,6 @@ static void set_dirty(struct rr_net_peer *peer)
     peer->dirty = true;
     peer->next_dirty = peer->net->dirty;
     peer->net->dirty = peer;
-    if (!peer->net->pumping)
-        peer->net->again = true;
 }
 
 /* The slot may be used again. */
@@ -218,6 +216,11 @@ static void owed_sent(struct rr_net_peer *peer, const struct owed *o)
         peer->backs.start = peer->backs.end = 0;
 }
 
+bool message_owes(const struct rr_net_peer *peer)
+{
+    return bytes_len(&peer->backs) || must_tell_credit(peer);
+}
+
 void message_flush(struct rr_net_peer *peer)
 {
     struct iovec v[3];
@@ -314,6 +317,7 @@ void message_deliver(struct event *e)
     if (rr_wire_get_data(&e->h, e->head ? e->head : e->data, net->targets, net->names, &p, NULL))
         return;
     p.seq = e->handle;
+    p.age_ns += rr_now_ns() - e->came_ns; /* its payload took this long, or it has waited */
     p.region = rr_take(e->region);
     deliver(e->peer, &p, e->session);
 }
@@ -407,6 +411,7 @@ static void on_bulk(struct conn *c, const struct rr_wire_header *h, const uint8_
     }
     memcpy(in->head, body, h->len);
     in->h = *h;
+    in->came_ns = rr_now_ns();
     in->len = p->len;
     in->conn = c;
     place(c, in, p);
@@ -450,6 +455,7 @@ static int on_data(struct conn *c, const struct rr_wire_header *h, const uint8_t
         return 0;
     memcpy(e->data, body, h->len);
     e->h = *h;
+    e->came_ns = rr_now_ns();
     e->handle = p.seq;
     net->stats.small_copied_bytes += p.len;
     return 0;
@@ -474,6 +480,7 @@ static void whole(struct rr_net_peer *peer, struct incoming *in)
     if (!e)
         return;
     e->h = in->h;
+    e->came_ns = in->came_ns;
     e->handle = in->handle;
     e->head = rr_take(in->head);
     e->region = rr_take(in->region);

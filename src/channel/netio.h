@@ -141,7 +141,7 @@ struct incoming {
     struct rr_region *region;
     struct rr_wire_header h;
     uint8_t *head;
-    uint64_t len, got;
+    uint64_t len, got, came_ns;
     uint8_t *to; /* NULL: it is dropped */
 };
 
@@ -163,6 +163,7 @@ struct event {
     struct rr_net_peer *peer; /* holds a reference */
     uint64_t session;         /* the peer's count of sessions then */
     uint64_t handle;
+    uint64_t came_ns; /* of a message: its head */
     void *cookie;
     uint32_t target, word;
     bool acked, lost;
@@ -313,6 +314,8 @@ void message_chunk_done(struct conn *c);
 /* EVENT_MESSAGE: now. */
 void message_deliver(struct event *e);
 void message_flush(struct rr_net_peer *peer);
+/* Would message_flush() have something to write? */
+bool message_owes(const struct rr_net_peer *peer);
 void message_free_spares(struct rr_net *net);
 /* A session has ended: all messages of it. */
 void message_end(struct rr_net_peer *peer);

@@ -3,7 +3,6 @@
 #include "worker/node.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,7 @@
 #include "worker/nodes.h"
 
 #define EXPIRE_NS 1000000000u /* between looks for sessions that are over */
+#define LOOK_NS 200000u       /* between looks at all sockets of a process that never sleeps */
 #define DRAIN_NS 10000000000u /* for what has begun, when it is to stop */
 
 struct rr_node_server {
@@ -21,8 +21,8 @@ struct rr_node_server {
     struct nodes *nodes;
     int wake_fd;
     atomic_int stops;
-    atomic_bool reload;
-    uint64_t spin_ns, spin_max_ns, expired_ns, stop_ns;
+    atomic_bool reload, woken;
+    uint64_t spin_ns, spin_max_ns, looked_ns, expired_ns, stop_ns;
 };
 
 int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
@@ -39,6 +39,8 @@ int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_opti
                        : rr_worker_new(wf, options, &s->base, err);
     if (r == 0)
         r = rr_nodes_new(s->base, true, &s->nodes, err);
+    if (r == 0 && rr_net_watch(rr_nodes_net(s->nodes), s->wake_fd, true) < 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     if (r) {
         rr_node_server_free(s);
         return r;
@@ -65,13 +67,14 @@ int rr_node_server_listen(struct rr_node_server *s, const char *at, struct rr_er
     return rr_net_listen(rr_nodes_net(s->nodes), at, err);
 }
 
-static void wake(const struct rr_node_server *s)
+static void wake(struct rr_node_server *s)
 {
     uint64_t one = 1;
     int saved = errno;
 
     while (write(s->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
+    atomic_store(&s->woken, true); /* afterwards, or what was written might stay */
     errno = saved;
 }
 
@@ -120,68 +123,54 @@ static bool came(struct rr_node_server *s)
     for (size_t k = 0; k < n; k++)
         if (rr_remote_came(sessions[k]->remote))
             return true;
-    return rr_nodes_pending_io(s->nodes);
+    return rr_nodes_poll(s->nodes);
 }
 
 static bool spin(struct rr_node_server *s)
 {
-    uint64_t begin = rr_now_ns();
+    uint64_t begin = rr_now_ns(), now = begin;
 
     if (!s->spin_ns)
         return false;
-    do
+    do {
+        if (now - s->looked_ns > LOOK_NS)
+            return true; /* at all sockets, and come back */
         if (came(s)) {
             s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
             return true;
         }
-    while (rr_now_ns() - begin < s->spin_ns);
+        now = rr_now_ns();
+    } while (now - begin < s->spin_ns);
     if (s->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
         s->spin_ns = s->spin_ns > 2000 ? s->spin_ns / 2 : 1000;
     return false;
 }
 
-/* What wakes it: the network, signals, and the links of sessions that are near. */
-static size_t gather(struct rr_node_server *s, struct pollfd *p, bool *ret_quiet)
-{
-    size_t n, n_fds = 2;
-    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
-
-    p[0] = (struct pollfd){.fd = rr_net_fd(rr_nodes_net(s->nodes)), .events = POLLIN};
-    p[1] = (struct pollfd){.fd = s->wake_fd, .events = POLLIN};
-    *ret_quiet = true;
-    for (size_t k = 0; k < n; k++) {
-        struct remote *rm = sessions[k]->remote;
-
-        if (!rm->near)
-            continue;
-        p[n_fds++] = (struct pollfd){.fd = rm->epoll_fd, .events = POLLIN};
-        *ret_quiet = rr_remote_announce(rm) && *ret_quiet;
-    }
-    return n_fds;
-}
-
+/* The network wakes it, and what that watches: signals, and the links of sessions that are near. */
 static void doze(struct rr_node_server *s)
 {
     struct rr_net *net = rr_nodes_net(s->nodes);
-    uint64_t now = rr_now_ns(), until = rr_min(rr_net_next_ns(net), now + EXPIRE_NS), count;
-    size_t n, n_fds;
+    uint64_t now = rr_now_ns(), until = now + EXPIRE_NS, count;
+    size_t n;
     struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
-    struct pollfd *p = calloc(n + 2, sizeof(*p));
-    bool quiet;
+    bool quiet = true;
 
-    if (!p)
-        return;
-    n_fds = gather(s, p, &quiet);
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->remote->near)
+            quiet = rr_remote_announce(sessions[k]->remote) && quiet;
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
-        until = rr_min(until, now + 2000000);
-    poll(p, n_fds, !quiet || until <= now ? 0 : (int)((until - now) / 1000000 + 1));
-    free(p);
-    for (size_t k = 0; k < n; k++) {
-        rr_remote_awake(sessions[k]->remote);
-        sessions[k]->remote->look = true; /* at its sockets */
-    }
-    while (read(s->wake_fd, &count, sizeof(count)) > 0)
-        ;
+        until = now + 2000000;
+    rr_net_sleep(net, quiet ? until : 0);
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->remote->near) {
+            rr_remote_awake(sessions[k]->remote);
+            sessions[k]->remote->look = true; /* at its sockets */
+        }
+    if (atomic_exchange(&s->woken, false))
+        while (read(s->wake_fd, &count, sizeof(count)) > 0)
+            ;
+    if (!rr_nodes_poll(s->nodes)) /* most often it is the same connection again */
+        s->looked_ns = 0;
 }
 
 static void reload(struct rr_node_server *s)
@@ -211,10 +200,18 @@ static bool over(struct rr_node_server *s)
 int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
 {
     while (!over(s)) {
+        int come = 0;
+        bool busy;
+
         reload(s);
-        if (rr_nodes_pump(s->nodes, err) < 0)
+        busy = work(s); /* first, so that acks ride on what it sends */
+        if (rr_now_ns() - s->looked_ns > LOOK_NS) {
+            come = rr_nodes_pump(s->nodes, err);
+            s->looked_ns = rr_now_ns();
+        }
+        if (come < 0)
             return (int)err->code;
-        if (work(s))
+        if (busy || come)
             continue;
         if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {
             s->expired_ns = rr_now_ns();

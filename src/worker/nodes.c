@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <openssl/rand.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #define MAX_WORDS 4096   /* that wait for room at one peer */
 #define MAX_DEADLINE_NS (1ull << 60)
 #define MAX_SESSIONS 1024
+#define RTT_NS 100000000u /* for which TCP's word on the round trip is good */
 
 static const char letters_name[] = ".dead", result_name[] = ".result";
 
@@ -37,6 +37,7 @@ struct via {
         *session; /* it is the origin of; NULL: it is another node, or we are the origin */
     struct waiting_word *words, *last_word;
     unsigned int n_words;
+    uint64_t rtt_ns, rtt_at_ns;
     struct rr_error why; /* it is down */
 };
 
@@ -703,6 +704,18 @@ void rr_nodes_forget(struct remote *rm)
 
 /* --- messages that come ---------------------------------------------------------------------- */
 
+/* A system call is too much for each message. */
+static uint64_t rtt_of(struct via *v)
+{
+    uint64_t now = rr_now_ns();
+
+    if (!v->rtt_at_ns || now - v->rtt_at_ns > RTT_NS) {
+        v->rtt_ns = rr_net_peer_rtt_ns(v->peer);
+        v->rtt_at_ns = now;
+    }
+    return v->rtt_ns;
+}
+
 void rr_nodes_ack(struct remote *rm, struct ack ack)
 {
     for (size_t n = 0; n < rm->nodes->n_vias; n++)
@@ -769,8 +782,7 @@ static int on_place(void *user, struct rr_net_peer *peer, const struct rr_net_pa
 }
 
 /* @p's region is moved, or put. NULL: @err. */
-static struct message *to_message(const struct rr_net_peer *peer, struct rr_net_packet *p,
-                                  struct rr_error *err)
+static struct message *to_message(struct via *v, struct rr_net_packet *p, struct rr_error *err)
 {
     struct message *m = rr_message_new();
 
@@ -803,7 +815,7 @@ static struct message *to_message(const struct rr_net_peer *peer, struct rr_net_
     m->run = p->run;
     m->status = p->status;
     m->deadline_ns = p->deadline_ns ? rr_now_ns() + rr_min(p->deadline_ns, MAX_DEADLINE_NS) : 0;
-    m->sent_ns = rr_now_ns() - p->age_ns - rr_net_peer_rtt_ns(peer) / 2;
+    m->sent_ns = rr_now_ns() - p->age_ns - rtt_of(v) / 2;
     return m;
 }
 
@@ -842,7 +854,7 @@ static void on_message(void *user, struct rr_net_peer *peer, struct rr_net_packe
         rr_net_peer_reset(peer, &err);
         return;
     }
-    m = w ? to_message(peer, p, &err) : NULL;
+    m = w ? to_message(v, p, &err) : NULL;
     if (!m) { /* of a session that is over; or it comes again when the connection does */
         rr_region_put(rr_take(p->region));
         for (uint32_t n = 0; n < p->n_targets && !w; n++)
@@ -974,14 +986,16 @@ struct rr_worker *rr_nodes_base(struct nodes *nodes)
     return nodes->base;
 }
 
-bool rr_nodes_pending_io(struct nodes *nodes)
+bool rr_nodes_poll(struct nodes *nodes)
 {
-    struct pollfd p = {.fd = rr_net_fd(nodes->net), .events = POLLIN};
+    struct rr_error err;
 
-    return poll(&p, 1, 0) == 1;
+    return rr_net_poll(nodes->net, &err) != 0;
 }
 
 int rr_nodes_pump(struct nodes *nodes, struct rr_error *err)
 {
-    return rr_net_pump(nodes->net, true, err) < 0 ? -1 : 0;
+    int n = rr_net_pump(nodes->net, true, err);
+
+    return n < 0 ? -1 : n;
 }

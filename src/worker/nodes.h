@@ -97,11 +97,12 @@ struct rr_net_peer *rr_nodes_dial(struct nodes *nodes, int node, struct rr_error
 struct rr_worker **rr_nodes_sessions(struct nodes *nodes, size_t *ret_n);
 /* Free those that are over. */
 void rr_nodes_expire(struct nodes *nodes);
-/* Return: 0; -1 with @err. */
+/* Return: how much has come; -1 with @err. */
 int rr_nodes_pump(struct nodes *nodes, struct rr_error *err);
 
-/* Has something come? */
-bool rr_nodes_pending_io(struct nodes *nodes);
+/* As rr_nodes_pump(), but looks only where something came last: for loops that poll, and pump now
+ * and then. Returns whether something has come. */
+bool rr_nodes_poll(struct nodes *nodes);
 
 /* Does @to (n_functions: the result) live on another node? */
 bool rr_nodes_elsewhere(const struct remote *rm, int to);

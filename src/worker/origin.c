@@ -138,8 +138,8 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
     if (!rm->states)
         return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     r = rr_nodes_new(w, false, &rm->nodes, err);
-    if (r == 0)
-        rr_remote_watch(rm, rr_net_fd(rr_nodes_net(rm->nodes)));
+    if (r == 0 && rr_net_watch(rr_nodes_net(rm->nodes), rm->epoll_fd, true) < 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
     for (size_t n = 0; n < wf->n_functions; n++)
         if (wf->functions[n].node >= 0)
             rm->states[wf->functions[n].node] =

@@ -809,7 +809,7 @@ bool rr_remote_came(struct remote *rm)
 
 static bool something_came(struct remote *rm)
 {
-    return rr_remote_came(rm) || (rm->nodes && rr_nodes_pending_io(rm->nodes));
+    return rr_remote_came(rm) || (rm->nodes && rr_nodes_poll(rm->nodes));
 }
 
 bool rr_remote_announce(struct remote *rm)
@@ -848,6 +848,8 @@ bool rr_remote_spin(struct remote *rm)
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
+            if (rm->nodes) /* it was a system call: time enough has passed */
+                break;
             if (now - begin < EAGER_NS)
                 rr_cpu_pause();
             else
@@ -874,14 +876,17 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
 
     if (rr_remote_announce(rm)) {
         now = rr_now_ns();
-        if (rm->nodes)
-            deadline_ns = rr_min(deadline_ns, rr_net_next_ns(rr_nodes_net(rm->nodes)));
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
         if (deadline_ns != UINT64_MAX)
             timeout =
                 deadline_ns <= now ? 0 : (int)rr_min((deadline_ns - now) / 1000000 + 1, 60000);
-        rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
+        if (rm->nodes) { /* which watch our descriptors, too */
+            rr_net_sleep(rr_nodes_net(rm->nodes), deadline_ns);
+            rm->look = true;
+        } else {
+            rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
+        }
     }
     rr_remote_awake(rm);
 }
@@ -895,21 +900,25 @@ int rr_remote_reply(struct rr_worker *w, uint64_t deadline_ns, struct message **
     uint64_t run = rm->run;
 
     for (;;) {
-        int r = rr_remote_pump(rm, true, err) < 0 ? (int)err->code : 0;
+        int r = 0;
 
-        if (r == 0 && rm->replied) {
+        if (rm->replied) {
             *ret = rr_take(rm->reply);
             *ret_status = rm->reply_status;
             rm->replied = false;
             return 0;
         }
-        if (r == 0)
-            r = rr_remote_interrupted(rm, run, err);
+        r = rr_remote_interrupted(rm, run, err);
         if (r == 0 && deadline_ns && rr_now_ns() > deadline_ns)
             r = rr_error_set(err, RR_E_DEADLINE, "raise `deadline` of this function",
                              "its deadline passed while it waited for a reply");
         if (r)
             return r;
+        /* what has come already ends the sleep at once */
         rr_remote_sleep(rm, deadline_ns ? deadline_ns : UINT64_MAX);
+        if (!rm->replied && rm->nodes)
+            rr_nodes_poll(rm->nodes);
+        if ((!rm->replied || rm->arrival.code) && rr_remote_pump(rm, true, err) < 0)
+            return (int)err->code;
     }
 }

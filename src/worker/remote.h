@@ -97,7 +97,8 @@ struct remote {
     int control_fd;
     struct pulse *pulse;
     struct event_batch *events;
-    uint64_t told_activity; /* when it said last that it was idle */
+    uint64_t told_activity; /* when it said last that it was idle; of a session: looked last */
+    bool owes_idle;         /* session: the origin waits to hear it */
     bool ended;             /* the parent is gone, or wants us to go */
     /* parent */
     struct child *children;
@@ -249,7 +250,7 @@ struct control {
 
 struct event_batch {
     struct control c;
-    uint64_t tried_ns;
+    uint64_t tried_ns; /* to tell them; of a session: since when the first one waits */
 };
 
 /* Whole or not at all; waits for room. 0 or negative errno (-EPIPE: the other is gone). */

@@ -7,6 +7,7 @@
 #include "worker/nodes.h"
 
 #define AWAY_NS 30000000000u /* for an origin to come back */
+#define EVENTS_NS 100000000u /* after which events are told, with no answer to go along with */
 
 /* --- what it tells --------------------------------------------------------------------------- */
 
@@ -30,10 +31,13 @@ static void say_events(struct remote *rm)
     c->n = 0;
 }
 
+/* Few at a time would cost more than what they tell of. */
 static struct event *next_event(struct remote *rm)
 {
     if (rm->events->c.n == RR_EVENTS)
         say_events(rm);
+    if (rm->events->c.n == 0)
+        rm->events->tried_ns = rr_now_ns();
     return &rm->events->c.events[rm->events->c.n++];
 }
 
@@ -80,15 +84,17 @@ static void answer(struct remote *rm)
     say_events(rm);
     say(rm, NODE_ANSWER, &w);
     rm->question = 0;
+    rm->owes_idle = !w.idle;
 }
 
+/* It has asked, and heard that we were not. */
 static void tell_idle(struct remote *rm)
 {
     static struct word_of_node w;
 
-    if (rm->activity == rm->told_activity)
+    if (!rm->owes_idle || rr_remote_n_unacked(rm) > 0)
         return;
-    rm->told_activity = rm->activity;
+    rm->owes_idle = false;
     w.b = rm->activity;
     say_events(rm);
     say(rm, NODE_IDLE, &w);
@@ -162,6 +168,7 @@ bool rr_session_work(struct remote *rm)
     if (r == 0 && rm->again)
         rr_remote_send_again(rm);
     rm->active = rm->active || rm->activity != rm->told_activity;
+    rm->told_activity = rm->activity;
     if (r == 0 && rm->w->ready_first >= 0) {
         rm->w->named = false;
         r = rr_run_ready(rm->w, &err);
@@ -172,6 +179,8 @@ bool rr_session_work(struct remote *rm)
         answer(rm);
     if (rm->w->ready_first < 0)
         tell_idle(rm);
+    if (rm->events->c.n && rr_now_ns() - rm->events->tried_ns > EVENTS_NS)
+        say_events(rm);
     return rm->activity != before || rm->w->ready_first >= 0;
 }
 
@@ -208,8 +217,11 @@ int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], stru
     rm->run = 0; /* the origin's numbers begin with 1 */
     rm->away_ns = rr_now_ns();
     memcpy(rm->session, id, RR_SESSION_BYTES);
+    if (rr_net_watch(rr_nodes_net(nodes), rm->epoll_fd, true) < 0) {
+        rr_worker_free(w);
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "out of memory");
+    }
     w->observer = (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
-    rr_remote_watch(rm, rr_net_fd(rr_nodes_net(nodes)));
     *ret = w;
     return 0;
 }
