@@ -27,7 +27,7 @@
 #define SAME 20      /* rates that differ by less are the same */
 #define BUSY 900     /* of a window in which there was something to send: it counts */
 #define ENDS 100     /* of a window in which an end was too slow: it tells nothing of the link */
-#define TARGET 993   /* of the rate that was measured */
+#define TARGET 998   /* of the rate that was measured */
 #define AT_LEAST 970 /* the same, while a queue must drain */
 #define GONE 960     /* less than this of what we ask for: the link has changed */
 
