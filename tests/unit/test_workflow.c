@@ -127,7 +127,7 @@ static const struct {
     {NODES("b: {address: \"a:1x\"}"), 2, "not an address", "HOST:PORT"},
     {NODES("b: {address: \"::1:80\"}"), 2, "not an address", "IPv6"},
     {NODES("b: {address: \"unix:relative\"}"), 2, "not an address", "unix:/PATH"},
-    {NODES("b: {adress: \"a:1\"}"), 2, "adress", "address"},
+    {NODES("b: {addr: \"a:1\"}"), 2, "'addr'", "address"},
     {NODES("3: {address: \"a:1\"}"), 2, "name of a node", ""},
     {PLACED("node: c"), 4, "there is no node 'c'", ""},
     {PLACED("node: b, isolation: process"), 4, "cannot have `isolation: process`", "node"},
