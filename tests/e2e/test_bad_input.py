@@ -130,7 +130,7 @@ def wasm(case):
         ("magic only", "not a WebAssembly module"),
         ("version", "unknown WebAssembly version"),
         ("component", "is a component"),
-        ("elf", "not a WebAssembly module"),
+        ("elf", "compiled code"),
         ("flipped", "module"),
     ],
 )
