@@ -152,8 +152,8 @@ static void go_first(void)
     if (fd < 0)
         return;
     if (read(fd, text, sizeof(text) - 1) > 0) {
-        int n = snprintf(text, sizeof(text), "%d",
-                         atoi(text) > 1000 - OOM_SCORE ? 1000 : atoi(text) + OOM_SCORE);
+        long score = strtol(text, NULL, 10) + OOM_SCORE;
+        int n = snprintf(text, sizeof(text), "%ld", score > 1000 ? 1000 : score);
 
         if (pwrite(fd, text, (size_t)n, 0) < 0)
             rr_log(2, "cannot become the first to go when memory runs out: %s", strerror(errno));

@@ -97,11 +97,12 @@ static int listen_all(struct remote *rm)
 static void sweep(const char *base)
 {
     DIR *d = opendir(base);
+    int base_fd = d ? dirfd(d) : -1;
     const struct dirent *e;
 
-    while (d && (e = readdir(d))) {
+    while (d && base_fd >= 0 && (e = readdir(d))) {
         int fd = strncmp(e->d_name, PREFIX, strlen(PREFIX)) == 0
-                     ? openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+                     ? openat(base_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
                      : -1;
         struct stat st;
 
@@ -109,7 +110,7 @@ static void sweep(const char *base)
             continue;
         if (fstat(fd, &st) == 0 && st.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0) {
             empty(fd);
-            unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+            unlinkat(base_fd, e->d_name, AT_REMOVEDIR);
         }
         close(fd);
     }

@@ -2,6 +2,7 @@
 /* This process among other nodes: who they are, and the messages to and from them. */
 #include "worker/nodes.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <openssl/rand.h>
 #include <stdio.h>
@@ -82,11 +83,12 @@ static bool unhex(const char *text, uint8_t *to, size_t n)
     if (!text || strlen(text) != 2 * n)
         return false;
     for (size_t i = 0; i < n; i++) {
-        unsigned int byte;
+        const char digits[3] = {text[2 * i], text[2 * i + 1], 0};
+        char *end;
 
-        if (sscanf(text + 2 * i, "%2x", &byte) != 1)
+        to[i] = (uint8_t)strtoul(digits, &end, 16);
+        if (*end || !isxdigit((unsigned char)digits[0]))
             return false;
-        to[i] = (uint8_t)byte;
     }
     return true;
 }
