@@ -128,7 +128,7 @@ static int run(struct call *c)
 int main(int argc, char **argv)
 {
     struct rr_error err = {0};
-    struct call c = {0};
+    static struct call c; /* with all that it points to: kept until we end */
     size_t id;
     int at;
 
