@@ -202,7 +202,9 @@ int tls_start(struct conn *c, const char *host)
         return 0;
     if (inet_pton(AF_INET, host, &ip) == 1 || inet_pton(AF_INET6, host, &ip) == 1)
         return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(c->ssl), host) == 1 ? 0 : -EINVAL;
-    SSL_set_tlsext_host_name(c->ssl, host);
+    /* SSL_set_tlsext_host_name(), which casts the const away */
+    SSL_ctrl(c->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+             (void *)(uintptr_t)host);
     return SSL_set1_host(c->ssl, host) == 1 ? 0 : -EINVAL;
 }
 
