@@ -42,7 +42,7 @@ def listening(at="127.0.0.1:0", *tls):
 
 def quit_node(peer):
     peer.control(QUIT)
-    with pytest.raises(Ended, match="GOODBYE|end of"):
+    with pytest.raises(Ended, match="GOODBYE|end of|Broken pipe|reset"):
         while True:
             peer.pump()
     peer.close()
