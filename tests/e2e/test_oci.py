@@ -189,7 +189,8 @@ def test_exit_status_of_signals(oci, tmp_path):
 def test_pause_and_resume(oci, tmp_path):
     bundle = make_bundle(tmp_path, ["/stdio_upper.wasm"], ["stdio_upper"])
     config = json.loads((bundle / "config.json").read_text())
-    config["linux"]["cgroupsPath"] = "/rr-test-pause"
+    cgroup = f"rr-{tmp_path.name}-{os.getpid()}"  # one left frozen by a run that failed is another
+    config["linux"]["cgroupsPath"] = f"/{cgroup}"
     (bundle / "config.json").write_text(json.dumps(config))
     stdin, hold = held_stdin()
     with stdin:
@@ -202,7 +203,7 @@ def test_pause_and_resume(oci, tmp_path):
     oci("update", "--memory", "67108864", "c1")
     oci("delete", "--force", "c1")
     os.close(hold)
-    assert not cgroups("rr-test-pause")
+    assert not cgroups(cgroup)
 
 
 def test_a_linux_bundle_is_passed_through(oci, tmp_path):
