@@ -183,7 +183,6 @@ static void new_side(struct side *s, char **tls)
         s->spin_ns = strtoull(getenv("SPIN_US"), NULL, 10) * 1000;
     if (rr_arena_new(&arena, &s->arena, &err))
         die("arena", err.text);
-    o.arena = s->arena;
     if (rr_net_new(&o, &s->net, &err))
         die("net", err.text);
 }

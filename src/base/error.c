@@ -42,6 +42,11 @@ int rr_error_set(struct rr_error *err, enum rr_code code, const char *hint, cons
     return code;
 }
 
+int rr_error_no_memory(struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+}
+
 void rr_error_at(struct rr_error *err, const char *file, unsigned int line, unsigned int column)
 {
     if (!err)

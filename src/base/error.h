@@ -38,6 +38,8 @@ struct rr_error {
     char hint[512];
 };
 
+/* RR_E_SYSTEM: out of memory. */
+int rr_error_no_memory(struct rr_error *err);
 /* Fill @err (may be NULL) and return @code. */
 __attribute__((format(printf, 4, 5))) int rr_error_set(struct rr_error *err, enum rr_code code,
                                                        const char *hint, const char *fmt, ...);

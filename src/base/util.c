@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -108,4 +109,10 @@ const char *rr_duration_text(uint64_t ns)
     else
         snprintf(out, 32, "%.2f s", (double)ns / 1e9);
     return out;
+}
+
+void rr_hex(const uint8_t *from, size_t n, char *to)
+{
+    for (size_t i = 0; i < n; i++)
+        snprintf(to + 2 * i, 3, "%02x", from[i]);
 }

@@ -68,6 +68,8 @@ void rr_close_cleanup(int *fd); /* closes unless negative */
 void rr_file_cleanup(FILE **f);
 
 /* One line to stderr, prefixed; @level 0 error, 1 warning, 2 info, 3 debug. */
+/* @n bytes as 2 * @n hexadecimal digits and a NUL. */
+void rr_hex(const uint8_t *from, size_t n, char *to);
 __attribute__((format(printf, 2, 3))) void rr_log(int level, const char *fmt, ...);
 void rr_log_set_level(int level); /* lines above it are dropped; default 1 */
 

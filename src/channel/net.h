@@ -81,7 +81,6 @@ struct rr_net_tls {
 };
 
 struct rr_net_options {     /* 0: the default in brackets */
-    struct rr_arena *arena; /* borrowed; only for the caller's own use in @place */
     struct rr_net_events events;
     void *user;
     bool plain;            /* no TLS, for TCP; asked for by name */

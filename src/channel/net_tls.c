@@ -317,7 +317,12 @@ void tls_fingerprint(struct conn *c, uint8_t ret[32])
 static ssize_t outcome(struct conn *c, int r)
 {
     int e = SSL_get_error(c->ssl, r);
+    char text[256];
 
+    if (e == SSL_ERROR_SSL && c->state != CONN_OPEN) { /* what we showed it does not please it */
+        ssl_text(text, sizeof(text));
+        conn_fail(c, LOG_TLS, "TLS: %s", text);
+    }
     ERR_clear_error();
     return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE ? -EAGAIN : -EPIPE;
 }

@@ -114,7 +114,7 @@ static int measure(struct bench *b, struct rr_arena *arena, uint8_t *windows[2],
 {
     uint64_t slot = size <= RR_SLOT_SMALL ? RR_SLOT_SMALL : RR_SLOT_LARGE;
     uint64_t *ns = calloc(3 * (size_t)b->repeat, sizeof(*ns)), round[3] = {0};
-    int r = ns ? 0 : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+    int r = ns ? 0 : rr_error_no_memory(err);
 
     for (unsigned int n = 0; n <= b->repeat && r == 0; n++) { /* round 0 warms */
         r = one_round(arena, windows, slot, size, round, err);

@@ -235,7 +235,7 @@ static int write_file(struct session *s, const struct rr_result *res, struct rr_
 
     if (asprintf(&temporary, "%s.XXXXXX", path) < 0) {
         temporary = NULL;
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     }
     fd = special ? open(path, O_WRONLY | O_CLOEXEC) : mkostemp(temporary, O_CLOEXEC);
     if (fd < 0)

@@ -99,8 +99,7 @@ int rr_cache_path(const char *dir, const uint8_t key[RR_DIGEST_BYTES], char **re
 {
     char hex[2 * RR_DIGEST_BYTES + 1];
 
-    for (size_t i = 0; i < RR_DIGEST_BYTES; i++)
-        snprintf(hex + 2 * i, 3, "%02x", key[i]);
+    rr_hex(key, RR_DIGEST_BYTES, hex);
     return asprintf(ret, "%s/%s.aot", dir, hex) < 0 ? -ENOMEM : 0;
 }
 

@@ -642,7 +642,7 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     int r;
 
     if (!engine)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     init_locks(engine);
     atomic_store(&engine->alarm_ns, NEVER);
     rr_linear_catch_faults();
@@ -733,7 +733,7 @@ static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr
                             rr_bytes_text((uint64_t)st.st_size), rr_bytes_text(MAX_MODULE));
     data = malloc((size_t)st.st_size + 1);
     if (!data)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     while (done < (size_t)st.st_size) {
         ssize_t n = read(fd, data + done, (size_t)st.st_size - done);
 
@@ -867,7 +867,7 @@ int rr_module_load_image(struct rr_engine *engine, const char *path, int image_f
     m = calloc(1, sizeof(*m));
     if (!m || !(m->path = strdup(path))) {
         free(m);
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     }
     m->engine = engine;
     r = from_cache_or_compile(m, data, len, image_fd, err);
@@ -1077,7 +1077,7 @@ static int set_env(wasi_config_t *config, const char *const *env, struct rr_erro
         n++;
     room = calloc(3 * n + 1, sizeof(char *));
     if (!room)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     names = room;
     split_env(env, n, names, names + n, (char **)room + 2 * n);
     wasi_config_set_env(config, n, names, names + n);
@@ -1148,7 +1148,7 @@ int rr_instance_new(struct rr_module *m, const struct rr_instance_options *o,
     int r = 0;
 
     if (!inst)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     inst->module = m;
     inst->user = o->user;
     inst->output = o->output;

@@ -44,11 +44,6 @@ static void on_log(void *user, int function, int level, const char *text, size_t
 
 /* --- loading --------------------------------------------------------------------------------- */
 
-static int no_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
-}
-
 static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
 {
     struct rr_worker_options options = {
@@ -60,7 +55,7 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
 
     app->seats = aligned_alloc(64, (gw->n_threads + 1) * sizeof(*app->seats));
     if (!app->seats)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     memset(app->seats, 0, (gw->n_threads + 1) * sizeof(*app->seats));
     for (unsigned int n = 0; n <= gw->n_threads; n++)
         app->seats[n].app = app;
@@ -120,14 +115,14 @@ int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_err
     int r = 0;
 
     if (!g)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     g->gw = gw;
     atomic_store(&g->refs, 1);
     g->n_apps = gw->o.n_routes;
     g->apps = calloc(g->n_apps, sizeof(*g->apps));
     if (!g->apps) {
         free(g);
-        return no_memory(err);
+        return rr_error_no_memory(err);
     }
     for (size_t n = 0; n < g->n_apps && r == 0; n++)
         r = load(gw, g, n, err);

@@ -92,7 +92,7 @@ static int init(struct gateway *gw, struct rr_error *err)
     gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));
     gw->loops = aligned_alloc(64, gw->n_loops * sizeof(*gw->loops));
     if (r == 0 && (!gw->threads || !gw->loops))
-        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = rr_error_no_memory(err);
     if (gw->loops)
         memset(gw->loops, 0, gw->n_loops * sizeof(*gw->loops));
     for (unsigned int n = 0; n < gw->n_loops && r == 0; n++)
@@ -100,7 +100,7 @@ static int init(struct gateway *gw, struct rr_error *err)
     if (r)
         return r;
     if (gw->o.duplicates_ns && !(gw->events = rr_events_new(gw->o.duplicates_ns)))
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     if (gw->o.tls_cert)
         r = rr_tls_new(&gw->o, &gw->tls, err);
     if (r)

@@ -31,7 +31,7 @@ static int add(struct loop *loop, int fd, bool admin, bool tcp, struct rr_error 
         loop->listeners = calloc(RR_GATEWAY_MAX_LISTEN + 2, sizeof(*loop->listeners));
         if (!loop->listeners) {
             close(fd);
-            return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+            return rr_error_no_memory(err);
         }
     }
     l = &loop->listeners[loop->n_listeners++];

@@ -62,7 +62,7 @@ int rr_tls_new(const struct rr_gateway_options *o, struct ssl_ctx_st **ret, stru
     ERR_clear_error();
     ctx = SSL_CTX_new(TLS_server_method());
     if (!ctx)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_ENABLE_KTLS);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |

@@ -147,7 +147,7 @@ static int parse_json(const char *text, size_t len, struct json_object **ret, st
                             rr_bytes_text(RR_OCI_MAX_CONFIG));
     t = json_tokener_new_ex(MAX_DEPTH);
     if (!t)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     o = json_tokener_parse_ex(t, text, (int)len);
     e = json_tokener_get_error(t);
     if (e == json_tokener_continue && o == NULL)
@@ -212,7 +212,7 @@ static int read_text(const char *path, char **ret, size_t *ret_len, struct rr_er
                             rr_bytes_text(RR_OCI_MAX_CONFIG));
     text = malloc((size_t)st.st_size + 1);
     if (!text)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     while (len < (size_t)st.st_size) {
         ssize_t n = read(fd, text + len, (size_t)st.st_size - len);
 
@@ -295,7 +295,7 @@ int rr_bundle_open(const char *path, struct rr_bundle **ret, struct rr_error *er
     int r = 0;
 
     if (!b)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     b->path = realpath(path, NULL);
     if (!b->path)
         r = rr_error_set(err, RR_E_NOINPUT, "check --bundle", "cannot open the bundle %s: %s", path,
@@ -309,7 +309,7 @@ int rr_bundle_open(const char *path, struct rr_bundle **ret, struct rr_error *er
     if (r == 0) {
         json_object_object_get_ex(b->spec, "root", &root);
         if (root && absolute(b->path, string_at(root, "path"), &b->rootfs) < 0)
-            r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+            r = rr_error_no_memory(err);
     }
     if (r) {
         rr_bundle_free(b);

@@ -216,7 +216,7 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
     struct rr_arena *arena = calloc(1, sizeof(*arena));
 
     if (!arena)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     arena->options = *options;
     if (!arena->options.ceiling_bytes)
         arena->options.ceiling_bytes =

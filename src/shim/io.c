@@ -283,8 +283,7 @@ int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *
                          .loop = l};
     for (int n = 0; n < 3 && r == 0; n++) {
         io->paths[n] = strdup(uris[n]);
-        r = io->paths[n] ? open_one(io, n, uris[n], err)
-                         : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = io->paths[n] ? open_one(io, n, uris[n], err) : rr_error_no_memory(err);
     }
     if (r == 0 && terminal) {
         int e = open_console(io);

@@ -216,8 +216,7 @@ static int listen_somewhere(const struct options *o, char address[256])
 
     if (getrandom(random, sizeof(random), 0) != sizeof(random))
         return -errno;
-    for (size_t i = 0; i < sizeof(random); i++)
-        snprintf(name + 2 * i, 3, "%02x", random[i]);
+    rr_hex(random, sizeof(random), name);
     mkdir("/run/containerd", 0711);
     mkdir(o->socket_dir, 0700);
     snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", o->socket_dir, name);

@@ -141,7 +141,7 @@ static int mount_one(const Rr__Pb__Mount *m, const char *target, struct rr_error
 
     data = join_options(m, &f, &folder);
     if (!data || asprintf(&where, "%s%s%s", target, *m->target ? "/" : "", m->target) < 0)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     if (strlen(data) > MAX_DATA)
         return rr_error_set(err, RR_E_LIMIT, "use an image with fewer layers",
                             "the options of the root file system's mount are too long");

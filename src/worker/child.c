@@ -174,7 +174,7 @@ static int settle_down(struct remote *rm, struct rr_error *err)
     int r;
 
     if (!paths)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     for (size_t n = 0; n < f->n_folders; n++)
         paths[n] = (struct rr_sandbox_path){f->folders[n].host, f->folders[n].writable};
     go_first();
@@ -207,7 +207,7 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
     rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     rm->n_listeners = rm->n_ins = 0; /* of the parent, if it had some when the zygote was made */
     if (!rm->events || rm->epoll_fd < 0)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     rm->w->observer =
         (struct rr_observer){.user = rm, .hop = on_hop, .span = on_span, .log = on_log};
     rr_remote_watch(rm, control_fd);

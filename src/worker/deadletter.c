@@ -71,7 +71,7 @@ void rr_remote_bury(struct remote *rm, struct message *m)
     int edge = m->edge;
     struct rr_error err = {0};
 
-    if (rm->self < 0)
+    if (rr_remote_is_origin(rm))
         rr_remote_bury_here(rm, m, edge);
     else if (rr_remote_send(rm->w, m, (int)rm->w->wf->n_edges + 1, edge, &err))
         rr_log(0, "a dead letter is lost: %s", err.text);

@@ -247,7 +247,7 @@ static bool over_network(const struct rr_worker *w, int edge)
 static int dispatch(struct instance *i, struct port *port, struct message *m)
 {
     struct rr_worker *w = i->w;
-    size_t left = rr_port_receivers(port), n_nodes = 0;
+    size_t left = rr_port_receivers(port);
     struct rr_error err;
     int r = 0;
 
@@ -260,9 +260,7 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
         m->edge = reply_edge(port, w->wf, i->caller);
         return set_once(i, &i->reply, m, "reply");
     }
-    for (size_t n = 0; n < port->n_edges; n++)
-        n_nodes += over_network(w, port->edges[n]);
-    if (n_nodes > 0) {
+    if (w->remote && w->remote->nodes) {
         r = rr_remote_send_to_nodes(w, m, port->edges, port->n_edges, &err);
         if (r)
             fail_system(i, &err);
@@ -521,7 +519,7 @@ static int copy_out(struct instance *i, struct message *m, const uint8_t *data, 
     if (len <= RR_SMALL_MAX) {
         m->small = rr_small_new(len);
         if (!m->small)
-            return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+            return rr_error_no_memory(err);
     } else {
         r = rr_region_get(i->w->arena, several ? RR_MEMFD : RR_ANON, m->slot_bytes, len, 0,
                           &m->region, err);
@@ -612,7 +610,7 @@ static int start_out(struct instance *i, const struct port *port, struct rr_erro
     if (i->out)
         i->out->small = rr_small_new(RR_SMALL_MAX);
     if (!i->out || !i->out->small)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     i->out->window = port->window;
     i->out->slot_bytes = port->slot_bytes;
     i->out_room = rr_min(RR_SMALL_MAX, port->max_bytes);

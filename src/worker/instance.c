@@ -123,7 +123,7 @@ int rr_deliver(struct instance *i, struct message *m, const char *port, struct r
         return no_window(m, port, err);
     h = rr_held_add(i, m, (uint32_t)window, m->len);
     if (!h)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     if (m->small) {
         rr_instance_touch(i->guest.inst, (uint32_t)window, m->len);
         memcpy(base + window, m->small->data, m->len);
@@ -205,7 +205,7 @@ static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct inst
     int r;
 
     if (!i)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     i->guest = (struct rr_guest){.ops = &rr_worker_ops, .tier = f->tier};
     i->w = w;
     i->fn = fn;

@@ -140,6 +140,9 @@ struct rr_worker {
 uint64_t rr_id_mix(uint64_t a, uint64_t b);
 struct message *rr_message_new(void);
 void rr_message_free(struct message *m);
+/* Copy metadata, and a payload that is not in a region (@data may be NULL). 0 or -ENOMEM. */
+int rr_message_fill(struct message *m, const uint8_t *meta, size_t meta_len, const uint8_t *data,
+                    uint64_t len);
 /* Bytes where the host can read them, of a message that no guest holds. */
 uint8_t *rr_message_data(const struct message *m);
 struct small *rr_small_new(uint64_t cap);

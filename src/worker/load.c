@@ -26,11 +26,6 @@ enum rr_backing rr_port_backing(const struct rr_worker *w, const struct port *po
     return w->remote || rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON;
 }
 
-static int no_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
-}
-
 static int port_add_edge(struct port *port, const struct rr_workflow *wf, int edge)
 {
     const struct rr_edge *e = &wf->edges[edge];
@@ -97,12 +92,12 @@ static int connect_all(struct rr_worker *w, struct rr_error *err)
 
     for (size_t i = 0; i < wf->n_edges; i++)
         if (connect(w, (int)i) < 0)
-            return no_memory(err);
+            return rr_error_no_memory(err);
     port = rr_port_find(last, wf->result_port);
     if (!port) {
         port = port_new(last, wf->result_port);
         if (!port)
-            return no_memory(err);
+            return rr_error_no_memory(err);
         port->window = wf->result_window;
         port->slot_bytes = wf->result_slot_bytes;
         port->max_bytes = wf->result_slot_bytes;
@@ -181,7 +176,7 @@ static int prepare(struct fn *f, struct rr_error *err)
     f->args = calloc(n + 2, sizeof(*f->args));
     f->folders = calloc(f->spec->n_folders + 1, sizeof(*f->folders));
     if (!f->args || !f->folders)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     f->args[0] = f->spec->name;
     for (size_t k = 0; k < n; k++)
         f->args[k + 1] = f->spec->args[k];
@@ -239,7 +234,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     int r;
 
     if (!w)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     w->wf = wf;
     w->share = options->share;
     w->observer = options->observer;
@@ -253,7 +248,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
-    r = w->fns ? 0 : no_memory(err);
+    r = w->fns ? 0 : rr_error_no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)
         w->fns[n].spec = &wf->functions[n];
     if (r == 0)

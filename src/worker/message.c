@@ -82,6 +82,26 @@ void rr_message_free(struct message *m)
     free(m);
 }
 
+int rr_message_fill(struct message *m, const uint8_t *meta, size_t meta_len, const uint8_t *data,
+                    uint64_t len)
+{
+    if (meta_len) {
+        m->meta = malloc(meta_len);
+        if (!m->meta)
+            return -ENOMEM;
+        memcpy(m->meta, meta, meta_len);
+        m->meta_len = meta_len;
+    }
+    if (!data)
+        return 0;
+    m->small = rr_small_new(len);
+    if (!m->small)
+        return -ENOMEM;
+    memcpy(m->small->data, data, len);
+    m->copied_bytes += len;
+    return 0;
+}
+
 int rr_message_regather(struct rr_arena *arena, struct message *m, enum rr_backing backing,
                         struct rr_error *err)
 {

@@ -46,16 +46,8 @@ static void fill(const struct remote *rm, struct rr_link_domain *d, const char *
         .queue_messages = rm->domain.queue_messages,
         .queue_bytes = rm->domain.queue_bytes,
     };
-    for (size_t n = 0; n < sizeof(rm->session); n++) /* nobody else's session can be meant */
-        snprintf(d->name + 2 * n, 3, "%02x", rm->session[n]);
+    rr_hex(rm->session, sizeof(rm->session), d->name); /* nobody else's session can be meant */
     snprintf(d->dir, sizeof(d->dir), "%s", dir);
-}
-
-static const char *runtime_dir(void)
-{
-    const char *base = getenv("XDG_RUNTIME_DIR");
-
-    return base && *base == '/' && strlen(base) <= 40 ? base : "/tmp";
 }
 
 /* Of the sockets in it; nothing else is there. */
@@ -93,7 +85,8 @@ static int listen_all(struct remote *rm)
     return r;
 }
 
-/* What processes that were killed have left: nobody holds its lock. */
+/* What processes that were killed have left: nobody holds its lock. One that is just being made may
+ * go as well; its maker then stays with the network. */
 static void sweep(const char *base)
 {
     DIR *d = opendir(base);
@@ -118,29 +111,50 @@ static void sweep(const char *base)
         closedir(d);
 }
 
+/* A folder of our own, with its lock. */
+static int make_dir(struct near *near, char dir[96])
+{
+    int r;
+
+    snprintf(dir, 96, "%s/" PREFIX "XXXXXX", rr_runtime_dir());
+    if (!mkdtemp(dir))
+        return -errno;
+    near->lock_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (near->lock_fd >= 0 && flock(near->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    r = -errno;
+    if (near->lock_fd >= 0)
+        close(near->lock_fd);
+    rmdir(dir);
+    return r;
+}
+
 int rr_near_open(struct remote *rm)
 {
+    size_t n_listeners = rm->n_listeners;
     char dir[96];
     int r;
 
     if (rm->near)
         return 0;
-    snprintf(dir, sizeof(dir), "%s/roadrunner.XXXXXX", runtime_dir());
     rm->near =
         calloc(1, sizeof(*rm->near) + (rm->w->wf->n_nodes + 1) * sizeof(struct rr_link_domain));
     if (!rm->near)
         return -ENOMEM;
-    sweep(runtime_dir());
-    rm->near->lock_fd = mkdtemp(dir) ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (rm->near->lock_fd < 0 || flock(rm->near->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-        r = -errno;
+    sweep(rr_runtime_dir());
+    r = make_dir(rm->near, dir);
+    if (r < 0) {
         free(rr_take(rm->near));
-        return r;
+    } else {
+        fill(rm, &rm->near->own, dir);
+        r = listen_all(rm);
+        if (r == 0)
+            return 0;
+        while (rm->n_listeners > n_listeners)
+            close(rm->listeners[--rm->n_listeners].fd);
+        rr_near_free(rm);
     }
-    fill(rm, &rm->near->own, dir);
-    r = listen_all(rm);
-    if (r < 0)
-        rr_log(1, "messages to this process go over the network: %s: %s", dir, strerror(-r));
+    rr_log(1, "messages of this machine go over the network: %s: %s", dir, strerror(-r));
     return r;
 }
 
@@ -163,9 +177,7 @@ const char *rr_near_dir(const struct remote *rm, int node)
 
 struct rr_link_domain *rr_near_domain(const struct remote *rm, int to)
 {
-    const struct rr_workflow *wf = rm->w->wf;
-    int node = to < (int)wf->n_functions ? rr_node_of(wf, to) : RR_NODE_HERE;
-    struct rr_link_domain *d = rm->near ? &rm->near->of[node + 1] : NULL;
+    struct rr_link_domain *d = rm->near ? &rm->near->of[rr_node_of(rm->w->wf, to) + 1] : NULL;
 
     return d && d->dir[0] ? d : NULL;
 }
@@ -184,8 +196,9 @@ static bool is_ours(const char *dir)
     struct stat st;
 
     return dir[0] == '/' && strlen(dir) < sizeof(((struct rr_link_domain *)0)->dir) &&
-           strncmp(slash, "/roadrunner.", 12) == 0 && strlen(slash) == 18 && lstat(dir, &st) == 0 &&
-           S_ISDIR(st.st_mode) && st.st_uid == geteuid() && (st.st_mode & 077) == 0;
+           strncmp(slash + 1, PREFIX, strlen(PREFIX)) == 0 &&
+           strlen(slash + 1) == strlen(PREFIX) + 6 && lstat(dir, &st) == 0 && S_ISDIR(st.st_mode) &&
+           st.st_uid == geteuid() && (st.st_mode & 077) == 0;
 }
 
 bool rr_near_found(struct remote *rm, int node, const char *dir)

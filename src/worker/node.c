@@ -32,7 +32,7 @@ int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_opti
     int r;
 
     if (!s)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     r = s->wake_fd < 0 ? rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors",
                                       "no eventfd: %s", strerror(errno))
@@ -40,7 +40,7 @@ int rr_node_server_new(const struct rr_workflow *wf, const struct rr_worker_opti
     if (r == 0)
         r = rr_nodes_new(s->base, true, &s->nodes, err);
     if (r == 0 && rr_net_watch(rr_nodes_net(s->nodes), s->wake_fd, true) < 0)
-        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = rr_error_no_memory(err);
     if (r) {
         rr_node_server_free(s);
         return r;
@@ -114,7 +114,6 @@ static bool anything_left(struct rr_node_server *s)
     return false;
 }
 
-/* As rr_remote_spin(). */
 static bool came(struct rr_node_server *s)
 {
     size_t n;
@@ -126,6 +125,7 @@ static bool came(struct rr_node_server *s)
     return rr_nodes_poll(s->nodes);
 }
 
+/* As rr_remote_spin(). */
 static bool spin(struct rr_node_server *s)
 {
     uint64_t begin = rr_now_ns(), now = begin;

@@ -16,6 +16,7 @@
 #define MAX_WORDS 4096   /* that wait for room at one peer */
 #define MAX_DEADLINE_NS (1ull << 60)
 #define MAX_SESSIONS 1024
+#define N_ENDED 256       /* sessions that are known to be over */
 #define RTT_NS 100000000u /* for which TCP's word on the round trip is good */
 
 static const char letters_name[] = ".dead", result_name[] = ".result";
@@ -52,6 +53,7 @@ struct nodes {
     struct rr_worker *base; /* the origin's, or what sessions are made of */
     bool serving;
     char digest[RR_DIGEST_TEXT], incarnation[33], session[RR_SESSION_TEXT];
+    char host[RR_HOST_TEXT]; /* "": nobody need know */
     struct edge_name *names; /* by edge */
     int *by_name;            /* edges, sorted by these */
     struct via **dialed;     /* by node */
@@ -60,22 +62,13 @@ struct nodes {
     uint64_t n_ids;
     struct rr_worker **sessions; /* serving; of the origin: itself */
     size_t n_sessions;
+    uint8_t ended[N_ENDED][RR_SESSION_BYTES]; /* the sessions that ended last */
+    size_t n_ended;                           /* so far */
 };
 
 static const char *node_name(const struct rr_workflow *wf, int node)
 {
     return node < 0 ? "origin" : wf->nodes[node].name;
-}
-
-static int no_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
-}
-
-static void hex(const uint8_t *from, size_t n, char *to)
-{
-    for (size_t i = 0; i < n; i++)
-        snprintf(to + 2 * i, 3, "%02x", from[i]);
 }
 
 static bool unhex(const char *text, uint8_t *to, size_t n)
@@ -95,18 +88,18 @@ static bool unhex(const char *text, uint8_t *to, size_t n)
 
 /* --- names of edges -------------------------------------------------------------------------- */
 
-static int compare_names(const struct edge_name *a, const struct edge_name *b)
+static int compare_name(const char *from, const char *to, const struct edge_name *name)
 {
-    int r = strcmp(a->to, b->to);
+    int r = strcmp(to, name->to);
 
-    return r ? r : strcmp(a->from, b->from);
+    return r ? r : strcmp(from, name->from);
 }
 
 static int compare_edges(const void *a, const void *b, void *user)
 {
-    const struct edge_name *names = user;
+    const struct edge_name *names = user, *one = &names[*(const int *)a];
 
-    return compare_names(&names[*(const int *)a], &names[*(const int *)b]);
+    return compare_name(one->from, one->to, &names[*(const int *)b]);
 }
 
 static int name_edges(struct nodes *nodes)
@@ -136,15 +129,10 @@ static int name_edges(struct nodes *nodes)
 static int find_edge(const struct nodes *nodes, const char *from, const char *to)
 {
     size_t low = 0, high = nodes->wf->n_edges;
-    struct edge_name wanted;
 
-    if (strlen(from) >= NAME_BYTES || strlen(to) >= NAME_BYTES)
-        return -1;
-    memcpy(wanted.from, from, strlen(from) + 1);
-    memcpy(wanted.to, to, strlen(to) + 1);
     while (low < high) {
         size_t middle = (low + high) / 2;
-        int edge = nodes->by_name[middle], r = compare_names(&wanted, &nodes->names[edge]);
+        int edge = nodes->by_name[middle], r = compare_name(from, to, &nodes->names[edge]);
 
         if (r == 0)
             return edge;
@@ -225,6 +213,12 @@ static int check_node(const struct nodes *nodes, const struct rr_net_peer *peer,
     return 0;
 }
 
+static int too_many(struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_LIMIT, "try again later, or start another node",
+                        "%d sessions are open already", MAX_SESSIONS);
+}
+
 static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
 {
     struct nodes *nodes = user;
@@ -241,8 +235,7 @@ static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
     if (session && *session && !unhex(session, id, sizeof(id)))
         return unlike(err, peer, "names a session that is none", "restart it");
     if (session && *session && !find_session(nodes, id) && nodes->n_sessions == MAX_SESSIONS)
-        return rr_error_set(err, RR_E_LIMIT, "try again later, or start another node",
-                            "%d sessions are open already", MAX_SESSIONS);
+        return too_many(err);
     return 0;
 }
 
@@ -250,10 +243,8 @@ static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
 static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
 {
     const char *theirs = rr_net_peer_text(peer, "host");
-    char ours[RR_HOST_TEXT];
 
-    rr_near_host(ours);
-    return !nodes->base->network_only && *ours && theirs && strcmp(ours, theirs) == 0;
+    return *nodes->host && theirs && strcmp(nodes->host, theirs) == 0;
 }
 
 /* Where @node listens; it may be this process. */
@@ -261,8 +252,8 @@ static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node)
 {
     static struct word_of_node w; /* one thread; too large for a stack */
 
-    if (node == rm->w->wf->here && rr_near_open(rm) < 0)
-        rr_log(1, "no folder for links: %s", strerror(errno));
+    if (node == rm->w->wf->here)
+        rr_near_open(rm); /* or it says that there is none */
     w.n = (uint32_t)(node + 1);
     snprintf(w.text, sizeof(w.text), "%s", rr_near_dir(rm, node));
     rr_nodes_say(rm, peer, NODE_LINK, &w);
@@ -280,25 +271,46 @@ void rr_nodes_introduce(struct remote *rm, int node)
         }
 }
 
+static bool has_ended(const struct nodes *nodes, const uint8_t *id)
+{
+    for (size_t n = 0; n < rr_min(nodes->n_ended, N_ENDED); n++)
+        if (memcmp(nodes->ended[n], id, RR_SESSION_BYTES) == 0)
+            return true;
+    return false;
+}
+
+/* When its origin comes, or a message from another node that was faster. */
+static struct rr_worker *open_session(struct nodes *nodes, const uint8_t *id, struct rr_error *err)
+{
+    struct rr_worker **grown =
+        reallocarray(nodes->sessions, nodes->n_sessions + 1, sizeof(struct rr_worker *));
+    struct rr_worker *w;
+
+    if (!grown) {
+        rr_error_no_memory(err);
+        return NULL;
+    }
+    nodes->sessions = grown;
+    if (nodes->n_sessions == MAX_SESSIONS) {
+        too_many(err);
+        return NULL;
+    }
+    if (rr_session_new(nodes, id, &w, err))
+        return NULL;
+    nodes->sessions[nodes->n_sessions++] = w;
+    return w;
+}
+
 /* An origin has come, or has come back. */
 static int attach(struct nodes *nodes, struct via *v, const uint8_t *id, struct rr_error *err)
 {
     struct rr_worker *w = find_session(nodes, id);
     struct remote *rm;
-    int r = 0;
 
-    if (!w) {
-        struct rr_worker **grown =
-            reallocarray(nodes->sessions, nodes->n_sessions + 1, sizeof(struct rr_worker *));
-
-        if (!grown)
-            return no_memory(err);
-        nodes->sessions = grown;
-        r = rr_session_new(nodes, id, &w, err);
-        if (r)
-            return r;
-        nodes->sessions[nodes->n_sessions++] = w;
-    }
+    if (!w)
+        w = open_session(nodes, id, err);
+    if (!w)
+        return (int)err->code;
     rm = w->remote;
     if (rm->origin) /* a new connection of who had not noticed the end of the old one */
         for (size_t n = 0; n < nodes->n_vias; n++)
@@ -328,7 +340,7 @@ static void on_up(void *user, struct rr_net_peer *peer)
     }
     v = via_new(nodes, -1);
     if (!v) {
-        no_memory(&err);
+        rr_error_no_memory(&err);
         rr_net_peer_reset(peer, &err);
         return;
     }
@@ -373,7 +385,7 @@ static int dial(struct nodes *nodes, int node, struct rr_error *err)
         return 0;
     v = via_new(nodes, node);
     if (!v)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     r = rr_net_dial(nodes->net, nodes->wf->nodes[node].address, &v->peer, err);
     if (r) {
         via_free(v);
@@ -409,6 +421,7 @@ void rr_nodes_expire(struct nodes *nodes)
         for (size_t k = 0; k < nodes->n_vias; k++)
             if (nodes->vias[k]->session == w->remote)
                 nodes->vias[k]->session = NULL;
+        memcpy(nodes->ended[nodes->n_ended++ % N_ENDED], w->remote->session, RR_SESSION_BYTES);
         nodes->sessions[n] = nodes->sessions[--nodes->n_sessions];
         rr_session_free(w);
     }
@@ -503,10 +516,7 @@ static void on_ready(void *user, struct rr_net_peer *peer)
 
 bool rr_nodes_elsewhere(const struct remote *rm, int to)
 {
-    const struct rr_workflow *wf = rm->w->wf;
-    int node = to < (int)wf->n_functions ? rr_node_of(wf, to) : RR_NODE_HERE;
-
-    return rm->nodes && rm->self < 0 && node != wf->here;
+    return rm->nodes && rm->self < 0 && rr_node_of(rm->w->wf, to) != rm->w->wf->here;
 }
 
 bool rr_nodes_reach(const struct remote *rm, int to)
@@ -528,7 +538,7 @@ static struct rr_net_peer *peer_of(struct remote *rm, int node, struct rr_error 
 int rr_nodes_why(const struct remote *rm, int to, struct rr_error *err)
 {
     const struct rr_workflow *wf = rm->w->wf;
-    int node = to < (int)wf->n_functions ? rr_node_of(wf, to) : RR_NODE_HERE;
+    int node = rr_node_of(wf, to);
     const struct via *v = node < 0 ? NULL : rm->nodes->dialed[node];
 
     if (node < 0 ? rm->origin != NULL : v && rr_net_peer_up(v->peer))
@@ -567,15 +577,14 @@ static struct rr_net_target target_of(const struct remote *rm, const struct mess
     return t;
 }
 
-static void to_packet(const struct remote *rm, const struct message *m, int32_t status,
-                      struct rr_net_packet *p)
+static void to_packet(const struct remote *rm, const struct message *m, struct rr_net_packet *p)
 {
     uint64_t now = rr_now_ns();
     bool large = m->region && m->len > RR_WIRE_INLINE;
 
     *p = (struct rr_net_packet){
         .run = m->run,
-        .status = status,
+        .status = m->status,
         .window = m->window,
         .slot_bytes = m->slot_bytes,
         .fixed = m->fixed,
@@ -593,7 +602,7 @@ static void to_packet(const struct remote *rm, const struct message *m, int32_t 
 }
 
 int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint32_t n,
-                  int32_t status, struct rr_error *err)
+                  struct rr_error *err)
 {
     const struct rr_workflow *wf = rm->w->wf;
     int node = edges[0] < (int)wf->n_edges ? rr_node_of(wf, wf->edges[edges[0]].to) : RR_NODE_HERE;
@@ -605,13 +614,13 @@ int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint
     int r = 0;
 
     if (!targets || (peer && !b))
-        r = no_memory(err);
+        r = rr_error_no_memory(err);
     else if (!peer)
         r = why.code ? rr_error_set(err, why.code, why.hint, "%s", why.text) : -EAGAIN;
     if (r == 0) {
         for (uint32_t k = 0; k < n; k++)
             targets[k] = target_of(rm, ms[k], edges[k]);
-        to_packet(rm, ms[0], status, &p);
+        to_packet(rm, ms[0], &p);
         p.targets = targets;
         p.n_targets = n;
         r = rr_net_send(peer, &p, b, err);
@@ -630,22 +639,15 @@ int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint
     return r;
 }
 
-/* A message that nobody acks any more. Returns whether it goes once more. */
-static bool on_lost(struct remote *rm, struct message *m, int node, const struct rr_error *refused)
+/* A message is lost with its connection, or refused, and goes no more. */
+static void on_lost(struct remote *rm, const struct message *m, int node,
+                    const struct rr_error *refused)
 {
     const struct rr_workflow *wf = rm->w->wf;
-    bool here = m->edge < (int)wf->n_edges && m->run == rm->run && !rm->stopping && !rm->ended;
     const char *to = m->edge < (int)wf->n_edges ? wf->functions[wf->edges[m->edge].to].name : "-";
 
-    if (m->run != rm->run || rm->stopping || rm->ended)
-        return false;
-    if (here && !refused && rr_remote_at_least_once(rm, m->edge)) {
-        m->attempt++;
-        rr_remote_send_later(rm, m);
-        return true;
-    }
-    if (rm->failure.code)
-        return false;
+    if (m->run != rm->run || rm->stopping || rm->ended || rm->failure.code)
+        return;
     if (refused)
         rr_error_set(&rm->failure, RR_E_LIMIT, refused->hint,
                      "node '%s' refuses a message for '%s': %s", node_name(wf, node), to,
@@ -655,7 +657,6 @@ static bool on_lost(struct remote *rm, struct message *m, int node, const struct
                      "run it again; with `delivery: at-least-once` it would be sent once more",
                      "the connection to node '%s' was lost with a message for '%s' on its way",
                      node_name(wf, node), to);
-    return false;
 }
 
 static void on_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t target, bool acked,
@@ -672,9 +673,10 @@ static void on_done(void *user, struct rr_net_peer *peer, void *cookie, uint32_t
         rr_region_forsake(m->region);
     if (b->rm)
         b->rm->n_outgoing--;
-    if (b->rm && (refused || (lost && !acked)) &&
-        on_lost(b->rm, m, v ? v->node : RR_NODE_HERE, refused))
+    if (b->rm && lost && !acked && rr_remote_send_once_more(b->rm, m))
         m = NULL;
+    else if (b->rm && (refused || (lost && !acked)))
+        on_lost(b->rm, m, v ? v->node : RR_NODE_HERE, refused);
     rr_message_free(m);
     if (--b->left == 0)
         unlink_batch(b);
@@ -783,41 +785,29 @@ static int on_place(void *user, struct rr_net_peer *peer, const struct rr_net_pa
                          err);
 }
 
-/* @p's region is moved, or put. NULL: @err. */
-static struct message *to_message(struct via *v, struct rr_net_packet *p, struct rr_error *err)
+/* @p's region is moved, or put. NULL: without memory. */
+static struct message *to_message(struct via *v, struct rr_net_packet *p)
 {
     struct message *m = rr_message_new();
+    uint64_t now = rr_now_ns();
 
-    if (m)
-        m->region = rr_take(p->region);
-    rr_region_put(p->region);
-    if (m && p->meta_len) {
-        m->meta = malloc(p->meta_len);
-        m->meta_len = m->meta ? p->meta_len : 0;
-        if (m->meta)
-            memcpy(m->meta, p->meta, p->meta_len);
-    }
-    if (m && p->data) {
-        m->small = rr_small_new(p->len);
-        if (m->small)
-            memcpy(m->small->data, p->data, p->len);
-    }
-    if (!m || m->meta_len != p->meta_len || (!m->small && !m->region)) {
+    if (!m || rr_message_fill(m, p->meta, p->meta_len, p->data, p->len) < 0) {
         rr_message_free(m);
-        no_memory(err);
+        rr_region_put(rr_take(p->region));
         return NULL;
     }
+    m->region = rr_take(p->region);
     m->len = p->len;
     m->offset = p->data ? 0 : p->offset;
     m->window = p->window;
     m->slot_bytes = p->slot_bytes;
     m->fixed = p->fixed;
-    m->copied_bytes = p->copied_bytes;
+    m->copied_bytes += p->copied_bytes;
     m->path = p->data ? RR_PATH_COPY : RR_PATH_MOVE;
     m->run = p->run;
     m->status = p->status;
-    m->deadline_ns = p->deadline_ns ? rr_now_ns() + rr_min(p->deadline_ns, MAX_DEADLINE_NS) : 0;
-    m->sent_ns = rr_now_ns() - p->age_ns - rtt_of(v) / 2;
+    m->deadline_ns = p->deadline_ns ? now + rr_min(p->deadline_ns, MAX_DEADLINE_NS) : 0;
+    m->sent_ns = now - p->age_ns - rtt_of(v) / 2;
     return m;
 }
 
@@ -831,11 +821,19 @@ static void arrived(struct remote *rm, const struct via *v, struct message *m, i
     m->id = p->targets[n].id;
     m->attempt = p->targets[n].attempt;
     if (!rr_remote_at_least_once(rm, edge)) {
-        rr_nodes_ack(rm, ack); /* that it has come is all that its sender waits for */
+        rr_net_ack(v->peer, p->seq, n); /* that it has come is all that its sender waits for */
         ack.link = 0;
     }
     if (rr_remote_arrived(rm, m, ack, &err) && !rm->arrival.code)
         rm->arrival = err;
+}
+
+/* Its peer has broken a rule, or there is no memory: it comes again if it is to. */
+static void drop(struct rr_net_peer *peer, struct rr_net_packet *p, const struct rr_error *why)
+{
+    rr_log(1, "%s: %s", rr_net_peer_address(peer), why->text);
+    rr_region_put(rr_take(p->region));
+    rr_net_peer_reset(peer, why);
 }
 
 static void on_message(void *user, struct rr_net_peer *peer, struct rr_net_packet *p)
@@ -843,35 +841,46 @@ static void on_message(void *user, struct rr_net_peer *peer, struct rr_net_packe
     struct nodes *nodes = user;
     struct via *v = rr_net_peer_data(peer);
     struct rr_worker *w = find_session(nodes, p->session);
+    int edges[RR_WIRE_MAX_TARGETS];
     struct message *m;
     struct rr_error err;
     bool good = v && window_is_sound(p) && rr_meta_is_sound(p->meta, p->meta_len);
 
-    for (uint32_t n = 0; n < p->n_targets && good; n++)
-        good = edge_for(nodes, peer, p, &p->targets[n]) >= 0;
+    for (uint32_t n = 0; n < p->n_targets && good; n++) {
+        edges[n] = edge_for(nodes, peer, p, &p->targets[n]);
+        good = edges[n] >= 0;
+    }
     if (!good) {
-        rr_region_put(rr_take(p->region));
         refuse(&err, p);
-        rr_log(1, "%s: %s", rr_net_peer_address(peer), err.text);
-        rr_net_peer_reset(peer, &err);
+        drop(peer, p, &err);
         return;
     }
-    m = w ? to_message(v, p, &err) : NULL;
-    if (!m) { /* of a session that is over; or it comes again when the connection does */
+    if (!w && nodes->serving && !has_ended(nodes, p->session)) {
+        w = open_session(nodes, p->session, &err);
+        if (!w) {
+            drop(peer, p, &err);
+            return;
+        }
+    }
+    if (!w) { /* of a session that is over */
         rr_region_put(rr_take(p->region));
-        for (uint32_t n = 0; n < p->n_targets && !w; n++)
+        for (uint32_t n = 0; n < p->n_targets; n++)
             rr_net_ack(peer, p->seq, n);
-        if (w)
-            rr_net_peer_reset(peer, &err);
+        return;
+    }
+    m = to_message(v, p);
+    if (!m) {
+        rr_error_no_memory(&err);
+        drop(peer, p, &err);
         return;
     }
     for (uint32_t n = 0; n < p->n_targets; n++) {
         struct message *one = n + 1 < p->n_targets ? rr_message_share(m) : rr_take(m);
 
         if (one)
-            arrived(w->remote, v, one, edge_for(nodes, peer, p, &p->targets[n]), p, n);
+            arrived(w->remote, v, one, edges[n], p, n);
         else if (!w->remote->arrival.code)
-            no_memory(&w->remote->arrival);
+            rr_error_no_memory(&w->remote->arrival);
     }
 }
 
@@ -893,7 +902,6 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
                                     {.key = "node"},   {.key = "session"}};
     const struct rr_worker *w = nodes->base;
     struct rr_net_options o = {
-        .arena = w->arena,
         .events = {.place = on_place,
                    .message = on_message,
                    .control = on_control,
@@ -910,8 +918,9 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
         .window_bulk_bytes = nodes->wf->queue_bytes,
     };
 
-    if (!w->network_only) /* which nobody need know then */
-        rr_near_host(texts[0].value);
+    if (!w->network_only)
+        rr_near_host(nodes->host);
+    snprintf(texts[0].value, sizeof(texts[0].value), "%s", nodes->host);
     if (w->tls)
         o.tls = *w->tls;
     for (size_t n = 0; n < nodes->wf->n_nodes; n++)
@@ -932,7 +941,7 @@ int rr_nodes_new(struct rr_worker *base, bool serving, struct nodes **ret, struc
     int r = 0;
 
     if (!nodes)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     nodes->base = base;
     nodes->wf = base->wf;
     nodes->serving = serving;
@@ -940,10 +949,10 @@ int rr_nodes_new(struct rr_worker *base, bool serving, struct nodes **ret, struc
     nodes->sessions = calloc(1, sizeof(struct rr_worker *));
     if (!nodes->dialed || !nodes->sessions || name_edges(nodes) < 0 ||
         RAND_bytes(random, sizeof(random)) != 1 || rr_workflow_digest(nodes->wf, nodes->digest) < 0)
-        r = no_memory(err);
+        r = rr_error_no_memory(err);
     if (r == 0) {
-        hex(random, RR_SESSION_BYTES, nodes->session);
-        hex(random + RR_SESSION_BYTES, RR_SESSION_BYTES, nodes->incarnation);
+        rr_hex(random, RR_SESSION_BYTES, nodes->session);
+        rr_hex(random + RR_SESSION_BYTES, RR_SESSION_BYTES, nodes->incarnation);
         r = open_net(nodes, err);
     }
     if (r) {

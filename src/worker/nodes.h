@@ -118,7 +118,7 @@ int rr_nodes_why(const struct remote *rm, int to, struct rr_error *err);
  * Return: 0; -EAGAIN: not now; RR_E_*.
  */
 int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint32_t n,
-                  int32_t status, struct rr_error *err);
+                  struct rr_error *err);
 void rr_nodes_ack(struct remote *rm, struct ack ack);
 /* Tell @node where we and other near nodes listen, and these where it does. */
 void rr_nodes_introduce(struct remote *rm, int node);

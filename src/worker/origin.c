@@ -136,10 +136,10 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
     free(rm->states); /* of a start that failed */
     rm->states = calloc(wf->n_nodes, sizeof(*rm->states));
     if (!rm->states)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     r = rr_nodes_new(w, false, &rm->nodes, err);
     if (r == 0 && rr_net_watch(rr_nodes_net(rm->nodes), rm->epoll_fd, true) < 0)
-        r = rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = rr_error_no_memory(err);
     for (size_t n = 0; n < wf->n_functions; n++)
         if (wf->functions[n].node >= 0)
             rm->states[wf->functions[n].node] =

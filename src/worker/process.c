@@ -461,10 +461,17 @@ void rr_processes_hear(struct remote *rm)
 
 /* --- life ------------------------------------------------------------------------------------ */
 
+const char *rr_runtime_dir(void)
+{
+    const char *base = getenv("XDG_RUNTIME_DIR");
+
+    return base && *base == '/' && strlen(base) <= 40 ? base : "/tmp";
+}
+
 /* A folder for the sockets, which only we and the workers may enter. */
 static int make_dir(struct remote *rm, struct rr_error *err)
 {
-    const char *base = getenv("XDG_RUNTIME_DIR");
+    const char *base = rr_runtime_dir();
     struct stat st;
     bool plain = true;
 
@@ -475,8 +482,6 @@ static int make_dir(struct remote *rm, struct rr_error *err)
     rm->child_gid = rm->child_uid == NOBODY ? NOBODY : (gid_t)-1;
     rm->domain.uids[0] = geteuid();
     rm->domain.uids[1] = rm->child_uid == NOBODY ? NOBODY : geteuid();
-    if (!base || *base != '/' || strlen(base) > 40)
-        base = "/tmp";
     if (rm->child_uid == NOBODY && (stat(base, &st) < 0 || !(st.st_mode & S_IXOTH)))
         base = "/tmp"; /* what systemd gives root is closed to the workers */
     snprintf(rm->domain.dir, sizeof(rm->domain.dir), "%s/roadrunner-XXXXXX", base);
@@ -531,7 +536,7 @@ static int make_children(struct remote *rm, struct rr_error *err)
 
     rm->children = calloc(wf->n_functions, sizeof(*rm->children));
     if (!rm->children || make_common(rm) < 0)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     rm->n_children = wf->n_functions;
     for (size_t n = 0; n < wf->n_functions; n++)
         rm->children[n] = (struct child){.function = (int)n,

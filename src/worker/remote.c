@@ -35,11 +35,6 @@ bool rr_remote_is_origin(const struct remote *rm)
     return rm->self < 0 && rm->w->wf->here == RR_NODE_HERE;
 }
 
-static int out_of_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
-}
-
 static const char *name_of(const struct rr_worker *w, int function)
 {
     return function < (int)w->wf->n_functions ? w->wf->functions[function].name : ".result";
@@ -77,7 +72,7 @@ int rr_remote_new(struct rr_worker *w, struct rr_error *err)
             free(rm->repeats);
         }
         free(rm);
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     }
     rm->w = w;
     rm->self = -1;
@@ -191,17 +186,22 @@ void rr_remote_send_later(struct remote *rm, struct message *m)
     *last = m;
 }
 
+bool rr_remote_send_once_more(struct remote *rm, struct message *m)
+{
+    if (!rr_remote_at_least_once(rm, m->edge) || m->run != rm->run || rm->stopping || rm->ended)
+        return false;
+    m->attempt++;
+    rr_remote_send_later(rm, m);
+    return true;
+}
+
 static void packet_done(void *user, void *cookie, bool acked, bool lost)
 {
     struct remote *rm = user;
     struct message *m = cookie;
 
-    if (lost && !acked && rr_remote_at_least_once(rm, m->edge) && m->run == rm->run &&
-        !rm->stopping && !rm->ended) {
-        m->attempt++;
-        rr_remote_send_later(rm, m);
+    if (lost && !acked && rr_remote_send_once_more(rm, m))
         return;
-    }
     /* what was to be acked was lent as a copy, which goes no further */
     if (lost && m->region && !rr_remote_at_least_once(rm, m->edge))
         rr_region_forsake(m->region);
@@ -216,22 +216,23 @@ static int make_sendable(struct rr_worker *w, struct message *m, struct rr_error
     return rr_message_regather(w->arena, m, RR_MEMFD, err);
 }
 
-static void to_packet(const struct remote *rm, const struct message *m, int edge, int32_t status,
-                      struct rr_packet *p)
+static void to_packet(const struct remote *rm, const struct message *m, struct rr_packet *p)
 {
+    bool acked = rr_remote_at_least_once(rm, m->edge);
+
     *p = (struct rr_packet){
         .run = rm->run,
-        .edge = (uint32_t)edge,
+        .edge = (uint32_t)m->edge,
         .id = m->id,
         .attempt = m->attempt,
-        .acked = rr_remote_at_least_once(rm, edge),
+        .acked = acked,
         .len = m->len,
         .offset = m->offset,
         .window = m->window,
         .slot_bytes = m->slot_bytes,
         .fixed = m->fixed,
-        .shared = m->region && (rr_region_shared(m->region) || rr_remote_at_least_once(rm, edge)),
-        .status = status,
+        .shared = m->region && (acked || rr_region_shared(m->region)),
+        .status = m->status,
         .sent_ns = m->sent_ns,
         .send_cost_ns = m->send_cost_ns,
         .copied_bytes = m->copied_bytes,
@@ -269,22 +270,25 @@ int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
     return rm->states ? rr_nodes_check(rm, NODE_PATIENCE_NS, err) : 0;
 }
 
-static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct message *m,
-                    struct rr_error *err)
+/* @m: on success moved to the link or the peer, or freed if that has copied it. */
+static int try_send(struct remote *rm, int to, struct message *m, struct rr_error *err)
 {
-    int edge = (int)p->edge, r;
+    struct rr_packet p;
+    int r;
 
     if (rr_nodes_reach(rm, to))
-        return rr_nodes_send(rm, &m, &edge, 1, p->status, err);
+        return rr_nodes_send(rm, &m, &m->edge, 1, err);
     r = rm->outs[to] ? 0 : connect_to(rm, to, err);
     if (r && rr_nodes_elsewhere(rm, to)) { /* then by the network */
-        rr_near_lost(rm,
-                     to < (int)rm->w->wf->n_functions ? rr_node_of(rm->w->wf, to) : RR_NODE_HERE);
+        rr_near_lost(rm, rr_node_of(rm->w->wf, to));
         return -EAGAIN;
     }
     if (r)
         return r;
-    r = rr_link_send(rm->outs[to], p, m, err);
+    to_packet(rm, m, &p);
+    r = rr_link_send(rm->outs[to], &p, m, err);
+    if (r == 0 && p.data && !p.acked)
+        rr_message_free(m);
     if (r && r != -EAGAIN) {
         struct rr_link *broken = rm->outs[to];
 
@@ -295,8 +299,7 @@ static int try_send(struct remote *rm, int to, const struct rr_packet *p, struct
 }
 
 /* A full queue has room again soon, as a rule: look for a while before asking to be woken. */
-static int poll_send(struct remote *rm, int to, const struct rr_packet *p, struct message *m,
-                     struct rr_error *err)
+static int poll_send(struct remote *rm, int to, struct message *m, struct rr_error *err)
 {
     uint64_t begin = rr_now_ns(), limit = rr_min(rm->spin_max_ns, SEND_SPIN_NS);
     int r = -EAGAIN;
@@ -306,7 +309,7 @@ static int poll_send(struct remote *rm, int to, const struct rr_packet *p, struc
     rr_link_set_polling(rm->outs[to], true);
     do {
         rr_cpu_relax();
-        r = rr_link_poll(rm->outs[to], err) ? -EAGAIN : try_send(rm, to, p, m, err);
+        r = rr_link_poll(rm->outs[to], err) ? -EAGAIN : try_send(rm, to, m, err);
     } while (r == -EAGAIN && rm->outs[to] && rr_now_ns() - begin < limit);
     if (rm->outs[to])
         rr_link_set_polling(rm->outs[to], false);
@@ -360,23 +363,18 @@ int rr_remote_send(struct rr_worker *w, struct message *m, int edge, int32_t sta
     struct remote *rm = w->remote;
     uint64_t run = rm->run, give_up = 0;
     int to = receiver_of(w->wf, edge), r = make_sendable(w, m, err);
-    bool kept = false;
-    struct rr_packet p;
 
     stamp(rm, m, edge, status);
-    if (r == 0)
-        to_packet(rm, m, edge, status, &p);
     while (r == 0) {
-        kept = !p.data || p.acked || rr_nodes_reach(rm, to);
-        r = try_send(rm, to, &p, m, err);
+        r = try_send(rm, to, m, err);
         if (r == -EAGAIN)
-            r = poll_send(rm, to, &p, m, err);
-        if (r != -EAGAIN)
-            break;
-        r = wait_to_send(rm, to, run, &give_up, err);
+            r = poll_send(rm, to, m, err);
+        if (r == 0)
+            return 0;
+        if (r == -EAGAIN)
+            r = wait_to_send(rm, to, run, &give_up, err);
     }
-    if (r || !kept)
-        rr_message_free(m);
+    rr_message_free(m);
     return r;
 }
 
@@ -394,7 +392,7 @@ static int send_to_node(struct rr_worker *w, const struct message *m, const int 
             continue;
         ms[count] = rr_message_share(m);
         if (!ms[count]) {
-            r = out_of_memory(err);
+            r = rr_error_no_memory(err);
             break;
         }
         ms[count]->id = rr_id_mix(m->id, (uint64_t)edges[k]);
@@ -402,9 +400,9 @@ static int send_to_node(struct rr_worker *w, const struct message *m, const int 
         its[count++] = edges[k];
     }
     if (!ms || !its)
-        r = out_of_memory(err);
+        r = rr_error_no_memory(err);
     while (r == 0) {
-        r = rr_nodes_send(w->remote, ms, its, count, 0, err);
+        r = rr_nodes_send(w->remote, ms, its, count, err);
         if (r == 0)
             count = 0; /* moved */
         if (r != -EAGAIN)
@@ -421,7 +419,7 @@ static int send_to_node(struct rr_worker *w, const struct message *m, const int 
 int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *edges, size_t n,
                             struct rr_error *err)
 {
-    int r = make_sendable(w, m, err);
+    int r = 0;
 
     for (size_t k = 0; k < n && r == 0; k++) {
         int to = w->wf->edges[edges[k]].to;
@@ -430,12 +428,15 @@ int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *e
         for (size_t before = 0; before < k && first; before++)
             first = rr_node_of(w->wf, w->wf->edges[edges[before]].to) != rr_node_of(w->wf, to);
         if (first)
+            r = make_sendable(w, m, err);
+        if (first && r == 0)
             r = send_to_node(w, m, edges, n, rr_node_of(w->wf, to), err);
     }
     return r;
 }
 
-/* Once more, to the worker that has taken the place of the one that died. */
+/* Once more, to the worker or node that has taken the place of the one that died; or on from one
+ * process to another. */
 void rr_remote_send_again(struct remote *rm)
 {
     struct rr_error err;
@@ -443,27 +444,23 @@ void rr_remote_send_again(struct remote *rm)
     while (rm->again) {
         struct message *m = rm->again;
         const struct rr_edge *e = &rm->w->wf->edges[m->edge];
-        struct rr_packet p;
         int r;
 
+        rm->again = m->next;
         if (m->attempt > e->attempts) {
-            rm->again = m->next;
             rr_remote_bury(rm, m);
             continue;
         }
-        to_packet(rm, m, m->edge, m->status, &p);
         r = make_sendable(rm->w, m, &err);
         if (r == 0)
-            r = try_send(rm, e->to, &p, m, &err);
-        if (r == -EAGAIN)
-            return;
-        if (r) {
+            r = try_send(rm, e->to, m, &err);
+        if (r == 0)
+            continue;
+        m->next = rm->again;
+        rm->again = m;
+        if (r != -EAGAIN)
             rr_log(1, "%s", err.text);
-            return;
-        }
-        rm->again = m->next;
-        if (p.data && !p.acked && !rr_nodes_reach(rm, e->to))
-            rr_message_free(m);
+        return;
     }
 }
 
@@ -494,25 +491,14 @@ bool rr_meta_is_sound(const uint8_t *meta, size_t len)
     return true;
 }
 
+/* The peer may change both still: what was copied is checked. */
 static int copy_packet(const struct rr_packet *p, struct message *m, struct rr_error *err)
 {
-    if (p->meta_len) {
-        m->meta = malloc(p->meta_len);
-        if (!m->meta)
-            return out_of_memory(err);
-        memcpy(m->meta, p->meta, p->meta_len);
-        m->meta_len = p->meta_len;
-        if (!rr_meta_is_sound(m->meta, m->meta_len))
-            return rr_error_set(err, RR_E_INVALID, "restart it", "a peer sent bad metadata");
-    }
-    if (!p->data)
-        return 0;
-    m->small = rr_small_new(p->len);
-    if (!m->small)
-        return out_of_memory(err);
-    memcpy(m->small->data, p->data, p->len);
-    m->copied_bytes += p->len;
-    return 0;
+    if (rr_message_fill(m, p->meta, p->meta_len, p->data, p->len) < 0)
+        return rr_error_no_memory(err);
+    return rr_meta_is_sound(m->meta, m->meta_len)
+               ? 0
+               : rr_error_set(err, RR_E_INVALID, "restart it", "a peer sent bad metadata");
 }
 
 /* May this link bring a message over this edge? */
@@ -612,13 +598,14 @@ int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, stru
     if (!rr_remote_is_origin(rm) && m->run > rm->run)
         rr_remote_new_run(rm, m->run);
     alive = m->run == rm->run;
+    rm->active = rm->active || alive;
     if (!rr_delivery_begin(rm, m, alive && rm->repeats[m->edge], ack) || !alive) {
         rr_message_free(m);
         return 0;
     }
     if (rr_remote_at_least_once(rm, m->edge) && mark_delivery(m) < 0) {
         rr_message_free(m);
-        return out_of_memory(err);
+        return rr_error_no_memory(err);
     }
     return hand_in(rm, m, err);
 }
@@ -636,7 +623,7 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
     if (r)
         return -1;
     m = rr_message_new();
-    r = m ? copy_packet(&p, m, err) : out_of_memory(err);
+    r = m ? copy_packet(&p, m, err) : rr_error_no_memory(err);
     rr_link_received(link);
     if (m)
         m->region = p.region;

@@ -153,6 +153,8 @@ int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
 int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, struct rr_error *err);
 /* {u32 key_len, u32 value_len, key, value} ..., each whole, no key empty. */
 bool rr_meta_is_sound(const uint8_t *meta, size_t len);
+/* It was lost with its receiver. True: it goes once more, and is moved. */
+bool rr_remote_send_once_more(struct remote *rm, struct message *m);
 /* Send it when it can be sent: it is to go on, or to go once more. @m: moved. */
 void rr_remote_send_later(struct remote *rm, struct message *m);
 void rr_remote_send_again(struct remote *rm); /* what can be sent of these */
@@ -194,6 +196,8 @@ void rr_remote_bury(struct remote *rm, struct message *m);
 void rr_remote_bury_here(struct remote *rm, struct message *m, int edge);
 
 /* process.c */
+/* Where folders of sockets are made: XDG_RUNTIME_DIR if it is short enough, or /tmp. */
+const char *rr_runtime_dir(void);
 int rr_processes_start(struct rr_worker *w, struct rr_error *err);
 void rr_processes_stop(struct remote *rm);
 /* The parent hears its children. A child's failure is in rm->failure. */

@@ -381,7 +381,7 @@ static int read_input(struct rr_worker *w, int fd, struct message *m, struct rr_
     m->slot_bytes = w->input.slot_bytes;
     m->small = rr_small_new(RR_SMALL_MAX);
     if (!m->small)
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     r = read_some(w, fd, m->small->data, RR_SMALL_MAX, 0, total, &m->len, err);
     if (r == 0 && m->len > w->input.max_bytes)
         r = input_too_long(w, m->len, err);
@@ -399,8 +399,7 @@ static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_
 
     if (fd >= 0) {
         m = rr_message_new();
-        r = m ? read_input(w, fd, m, err)
-              : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = m ? read_input(w, fd, m, err) : rr_error_no_memory(err);
     }
     if (r == 0) {
         m->sent_ns = rr_now_ns();
@@ -417,8 +416,7 @@ static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_
             continue;
         one = n + 1 < w->input.n_edges ? rr_message_share(m) : rr_take(m);
 
-        r = one ? rr_enqueue(w, one, w->input.edges[n], err)
-                : rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        r = one ? rr_enqueue(w, one, w->input.edges[n], err) : rr_error_no_memory(err);
     }
     rr_message_free(m);
     return r;
@@ -444,7 +442,7 @@ static int serve_call(struct rr_worker *w, int fn, struct message **inputs, stru
     }
     if (!reply || (!reply->small && !reply->region)) {
         rr_message_free(reply);
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     }
     return rr_remote_send(w, reply, edge + 1, status, err);
 }
@@ -460,7 +458,7 @@ int rr_run_ready(struct rr_worker *w, struct rr_error *err)
             return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
         inputs = calloc(f->n_inlets, sizeof(struct message *));
         if (!inputs)
-            return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+            return rr_error_no_memory(err);
         w->ready_first = f->next_ready;
         if (w->ready_first < 0)
             w->ready_last = -1;

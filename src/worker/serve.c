@@ -29,11 +29,6 @@ int rr_worker_start(struct rr_worker *w, struct rr_error *err)
     return r == 0 && rr_workflow_has_nodes(w->wf) ? rr_nodes_start(w, err) : r;
 }
 
-static int no_memory(struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
-}
-
 int rr_inbound_new(const struct rr_worker *w, uint64_t len, struct message **ret,
                    struct rr_error *err)
 {
@@ -41,14 +36,14 @@ int rr_inbound_new(const struct rr_worker *w, uint64_t len, struct message **ret
     int r = 0;
 
     if (!m)
-        return no_memory(err);
+        return rr_error_no_memory(err);
     m->window = w->input.window;
     m->slot_bytes = w->input.slot_bytes;
     if (len > RR_SMALL_MAX)
         r = rr_region_get(w->arena, rr_port_backing(w, &w->input), m->slot_bytes, len, 0,
                           &m->region, err);
     else if (!(m->small = rr_small_new(len ? len : 1)))
-        r = no_memory(err);
+        r = rr_error_no_memory(err);
     if (r) {
         rr_message_free(m);
         return r;

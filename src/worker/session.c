@@ -54,7 +54,12 @@ static void on_span(void *user, const struct rr_span *span)
 static void on_log(void *user, int function, int level, const char *text, size_t len)
 {
     static struct word_of_node w;
+    const struct remote *rm = user;
 
+    if (!rm->origin) { /* nobody else to hear it */
+        rr_log(level, "function '%s': %.*s", rm->w->wf->functions[function].name, (int)len, text);
+        return;
+    }
     w.n = (uint32_t)level;
     w.function = (uint32_t)function;
     len = rr_min(len, sizeof(w.text) - 1);
@@ -146,29 +151,28 @@ static void fail(struct remote *rm, uint64_t run, const struct rr_error *err)
     rm->active = false;
 }
 
+static int take_error(struct rr_error *from, struct rr_error *to)
+{
+    int r = (int)from->code;
+
+    if (r)
+        *to = *from;
+    from->code = RR_OK;
+    return r;
+}
+
 bool rr_session_work(struct remote *rm)
 {
     uint64_t run = rm->run, before = rm->activity;
     struct rr_error err = {0};
-    int r = 0;
+    int r = rm->near && rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
 
-    if (rm->near && rr_remote_pump(rm, true, &err) < 0)
-        r = (int)err.code;
-    if (r) {
-        ;
-    } else if (rm->arrival.code) {
-        err = rm->arrival;
-        rm->arrival.code = RR_OK;
-        r = (int)err.code;
-    } else if (rm->failure.code && rm->origin) { /* else it is told when that is back */
-        err = rm->failure;
-        rm->failure.code = RR_OK;
-        r = (int)err.code;
-    }
+    if (r == 0)
+        r = take_error(&rm->arrival, &err);
+    if (r == 0 && rm->origin) /* else it is told when that is back */
+        r = take_error(&rm->failure, &err);
     if (r == 0 && rm->again)
         rr_remote_send_again(rm);
-    rm->active = rm->active || rm->activity != rm->told_activity;
-    rm->told_activity = rm->activity;
     if (r == 0 && rm->w->ready_first >= 0) {
         rm->w->named = false;
         r = rr_run_ready(rm->w, &err);
@@ -211,7 +215,7 @@ int rr_session_new(struct nodes *nodes, const uint8_t id[RR_SESSION_BYTES], stru
     rm->events = calloc(1, sizeof(*rm->events));
     if (!rm->events) {
         rr_worker_free(w);
-        return rr_error_set(err, RR_E_SYSTEM, "free some memory", "out of memory");
+        return rr_error_no_memory(err);
     }
     rm->nodes = nodes;
     rm->run = 0; /* the origin's numbers begin with 1 */

@@ -89,7 +89,8 @@ int rr_workflow_find(const struct rr_workflow *wf, const char *name)
 
 int rr_node_of(const struct rr_workflow *wf, int function)
 {
-    return function == RR_NODE_INPUT ? RR_NODE_HERE : wf->functions[function].node;
+    return function < 0 || function >= (int)wf->n_functions ? RR_NODE_HERE
+                                                            : wf->functions[function].node;
 }
 
 enum rr_channel rr_edge_channel(const struct rr_workflow *wf, const struct rr_edge *e)
@@ -175,8 +176,8 @@ int rr_workflow_digest(const struct rr_workflow *wf, char ret[RR_DIGEST_TEXT])
         r = EVP_DigestFinal_ex(ctx, sum, NULL) == 1 ? 0 : -ENOMEM;
     }
     EVP_MD_CTX_free(ctx);
-    for (size_t i = 0; r == 0 && i < 32; i++)
-        snprintf(ret + 2 * i, 3, "%02x", sum[i]);
+    if (r == 0)
+        rr_hex(sum, RR_DIGEST_TEXT / 2, ret);
     return r;
 }
 

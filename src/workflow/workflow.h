@@ -144,7 +144,7 @@ enum rr_channel { RR_CHANNEL_USER, RR_CHANNEL_KERNEL, RR_CHANNEL_NETWORK };
 /* By where its two ends live. */
 enum rr_channel rr_edge_channel(const struct rr_workflow *wf, const struct rr_edge *e);
 const char *rr_channel_name(enum rr_channel channel);
-/* Where a function lives, or the input and the result. */
+/* Where a function lives, or the input (RR_NODE_INPUT) and the result (n_functions). */
 int rr_node_of(const struct rr_workflow *wf, int function);
 bool rr_workflow_has_nodes(const struct rr_workflow *wf); /* some functions live elsewhere */
 /* Of all that two nodes must agree on: what is sent where, and under which addresses. As

@@ -10,4 +10,18 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
+
+static inline unsigned int count_fds(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    unsigned int n = 0;
+
+    assert_non_null(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "test.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -28,18 +27,6 @@ struct pair {
     struct rr_error err;
     int listener;
 };
-
-static unsigned int count_fds(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    unsigned int n = 0;
-
-    assert_non_null(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
 
 static unsigned int fds_before;
 

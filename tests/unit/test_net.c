@@ -2,7 +2,6 @@
 #include "test.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <openssl/evp.h>
@@ -44,18 +43,6 @@ struct end {
     struct rr_region *kept;
     void *cookie;
 };
-
-static unsigned int count_fds(void)
-{
-    DIR *d = opendir("/proc/self/fd");
-    unsigned int n = 0;
-
-    assert_non_null(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n;
-}
 
 static unsigned int fds_before;
 
@@ -200,7 +187,6 @@ static void cancelled(void *user, struct rr_net_peer *peer, uint64_t seq)
 static struct rr_net_options options_of(struct end *e)
 {
     return (struct rr_net_options){
-        .arena = e->arena,
         .events = {place, message, control, admit, up, down, done, ready, cancelled},
         .user = e,
         .plain = true,
@@ -219,7 +205,6 @@ static void new_end(struct end *e, const struct rr_net_options *o)
     options = options_of(e);
     if (o) {
         options = *o;
-        options.arena = e->arena;
         options.user = e;
     }
     if (rr_net_new(&options, &e->net, &err))
