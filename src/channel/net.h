@@ -80,7 +80,7 @@ struct rr_net_tls {
     const char *cert_file, *key_file, *ca_file; /* PEM; cert_file may hold a chain */
 };
 
-struct rr_net_options {     /* 0: the default in brackets */
+struct rr_net_options { /* 0: the default in brackets */
     struct rr_net_events events;
     void *user;
     bool plain;            /* no TLS, for TCP; asked for by name */
