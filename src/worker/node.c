@@ -157,7 +157,7 @@ static void doze(struct rr_node_server *s)
 
     for (size_t k = 0; k < n; k++)
         if (sessions[k]->remote->near)
-            quiet = rr_remote_announce(sessions[k]->remote) && quiet;
+            quiet = rr_remote_announce(sessions[k]->remote, NULL, NULL) && quiet;
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = now + 2000000;
     rr_net_sleep(net, quiet ? until : 0);

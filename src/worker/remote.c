@@ -45,6 +45,8 @@ void rr_remote_watch(struct remote *rm, int fd)
     struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
 
     epoll_ctl(rm->epoll_fd, EPOLL_CTL_ADD, fd, &e);
+    if (rm->waits && (!pthread_equal(rm->thread, pthread_self()) || rr_wait_watch(fd) < 0))
+        rm->waits = false; /* epoll does it all */
 }
 
 void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns)
@@ -87,6 +89,8 @@ int rr_remote_new(struct rr_worker *w, struct rr_error *err)
     rm->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? w->spin_ns : 0;
     rm->spin_ns = rm->spin_max_ns;
     rm->run = 1;
+    rm->thread = pthread_self();
+    rm->waits = rr_wait_begin();
     for (size_t n = 0; n <= w->wf->n_edges; n++)
         rm->repeats[n] = rr_delivery_may_repeat(w->wf, n);
     w->remote = rm;
@@ -799,15 +803,25 @@ static bool something_came(struct remote *rm)
     return rr_remote_came(rm) || (rm->nodes && rr_nodes_poll(rm->nodes));
 }
 
-bool rr_remote_announce(struct remote *rm)
+static bool announce(struct rr_link *link, struct futex_waitv *words, size_t *n)
+{
+    struct futex_waitv word = {0};
+    bool quiet = rr_link_sleep(link, words && *n < RR_SLEEP_WORDS ? &word : NULL);
+
+    if (word.uaddr)
+        words[(*n)++] = word;
+    return quiet;
+}
+
+bool rr_remote_announce(struct remote *rm, struct futex_waitv *words, size_t *ret_n)
 {
     bool quiet = true;
 
     for (size_t n = 0; n < rm->n_ins; n++)
-        quiet = rr_link_sleep(rm->ins[n].link) && quiet;
+        quiet = announce(rm->ins[n].link, words, ret_n) && quiet;
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         if (rm->outs[n])
-            quiet = rr_link_sleep(rm->outs[n]) && quiet;
+            quiet = announce(rm->outs[n], words, ret_n) && quiet;
     return quiet;
 }
 
@@ -857,11 +871,14 @@ void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns)
 
 void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
 {
+    bool waits = rm->waits && !rm->nodes && pthread_equal(rm->thread, pthread_self());
+    struct futex_waitv words[RR_SLEEP_WORDS];
     struct epoll_event events[16];
     uint64_t now;
     int timeout = -1;
+    size_t n = 0;
 
-    if (rr_remote_announce(rm)) {
+    if (rr_remote_announce(rm, waits ? words : NULL, &n)) {
         now = rr_now_ns();
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
@@ -871,6 +888,8 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
         if (rm->nodes) { /* which watch our descriptors, too */
             rr_net_sleep(rr_nodes_net(rm->nodes), deadline_ns);
             rm->look = true;
+        } else if (waits) {
+            rm->look = rr_wait(words, n, rm->epoll_fd, deadline_ns);
         } else {
             rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
         }
