@@ -394,12 +394,14 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     struct held *h = rr_held_find(i, addr);
     struct message *m, *reply = NULL;
     char name[RR_ABI_MAX_PORT + 8];
-    struct rr_error err = {0};
+    struct rr_error err;
     struct rr_cover cover;
     struct port *port;
     int r, status = 0;
 
-    snprintf(name, sizeof(name), "call:%s", fn);
+    rr_error_clear(&err);
+    memcpy(name, "call:", 5);
+    memcpy(name + 5, fn, strnlen(fn, RR_ABI_MAX_PORT) + 1);
     r = get_port(i, "message_call", name, true, &port);
     if (r)
         return r;

@@ -135,10 +135,11 @@ static bool spin(struct rr_node_server *s)
     do {
         if (now - s->looked_ns > LOOK_NS)
             return true; /* at all sockets, and come back */
-        if (came(s)) {
-            s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
-            return true;
-        }
+        for (int k = 0; k < RR_POLLS; k++)
+            if (came(s)) {
+                s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
+                return true;
+            }
         now = rr_now_ns();
     } while (now - begin < s->spin_ns);
     if (s->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */

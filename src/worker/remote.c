@@ -703,9 +703,11 @@ static int pump_ins(struct remote *rm, bool sockets, bool messages, struct rr_er
 
     for (size_t n = 0; n < rm->n_ins;) {
         struct rr_link *link = rm->ins[n].link;
-        struct rr_error why = {0};
-        int gone = sockets ? rr_link_pump(link, &why) : 0, r = 1;
+        struct rr_error why;
+        int gone, r = 1;
 
+        rr_error_clear(&why);
+        gone = sockets ? rr_link_pump(link, &why) : 0;
         for (int k = 0; k < BURST && r == 1 && messages && (gone == 0 || gone == -EPIPE); k++) {
             r = take_one(rm, &rm->ins[n], &why);
             taken += r == 1;
@@ -727,11 +729,12 @@ static void pump_outs(struct remote *rm, bool sockets)
 {
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++) {
         struct rr_link *link = rm->outs[n];
-        struct rr_error why = {0};
+        struct rr_error why;
         int r;
 
         if (!link)
             continue;
+        rr_error_clear(&why);
         r = sockets ? rr_link_pump(link, &why) : rr_link_poll(link, &why);
         if (r == 0)
             continue;
@@ -849,8 +852,11 @@ bool rr_remote_spin(struct remote *rm)
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
-            if (rm->nodes) /* it was a system call: time enough has passed */
-                break;
+            if (rm->nodes) { /* it was a system call: time enough has passed */
+                if (k == RR_POLLS)
+                    break;
+                continue;
+            }
             if (now - begin < EAGER_NS)
                 rr_cpu_pause();
             else

@@ -18,6 +18,7 @@
 #include "channel/link.h"
 #include "worker/internal.h"
 
+#define RR_POLLS 4        /* of the network, between looks at the clock */
 #define RR_MAX_LINKS 4096 /* into one process */
 
 /* A sender that waits for an ack: link 0 is none. */
