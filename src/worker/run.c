@@ -284,6 +284,8 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     i->run_deadline_ns = run_deadline_ns;
     i->caller = caller;
     w->depth++;
+    if (w->observer.begin)
+        w->observer.begin(w->observer.user, fn);
     rr_remote_pulse(w, span.begin_ns);
     before = rr_delivery_enter(w, inputs, f->n_inlets);
     r = handle(w, i, inputs, ret_status, &span, err);
