@@ -34,10 +34,10 @@ void rr_graph_span(void *user, const struct rr_span *span)
 
     count(span->fresh ? &f->fresh : &f->reused, span->n);
     rr_histogram_add(&f->run, span->end_ns - span->start_ns, FUNCTION_UNIT_NS, span->n);
-    atomic_store_explicit(&f->idle,
-                          rr_worker_idle(seat->worker ? seat->worker : seat->app->seats[0].worker,
-                                         span->function),
-                          memory_order_relaxed);
+    atomic_store_explicit(
+        &f->idle,
+        rr_worker_idle(seat->worker ? seat->worker : seat->app->seats[0].worker, span->function),
+        memory_order_relaxed);
     if (seat->trace)
         rr_trace_span(seat->trace, span);
 }

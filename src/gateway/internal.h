@@ -88,9 +88,9 @@ struct trace_event;
 
 /* Of a request that is traced: one thread at a time has it, that of the loop or that of the run. */
 struct trace {
-    char parent[17];             /* the caller's span, in hexadecimal; empty: it began here */
-    uint64_t since_ns;           /* of the run */
-    struct trace_event *events;  /* owned */
+    char parent[17];            /* the caller's span, in hexadecimal; empty: it began here */
+    uint64_t since_ns;          /* of the run */
+    struct trace_event *events; /* owned */
     unsigned int n, room, n_dropped;
 };
 
@@ -269,8 +269,8 @@ struct conn {
     const uint8_t *out;
     uint64_t out_len, out_at; /* over head and out */
     int status;
-    char what[120]; /* method and path, for the log */
-    char trace[56]; /* traceparent, as the functions get it */
+    char what[120];      /* method and path, for the log */
+    char trace[56];      /* traceparent, as the functions get it */
     struct trace *spans; /* owned; NULL: it is not traced */
 };
 

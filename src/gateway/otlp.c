@@ -16,7 +16,7 @@
 #define MAX_BYTES (8u << 20)
 #define BATCH_SPANS 512u
 #define BATCH_BYTES (1u << 20)
-#define BATCH_NS 1000000000u /* spans wait at most so long for others */
+#define DELAY_MS 1000u /* spans wait at most so long for others */
 #define MAX_TRIES 5u
 #define BACKOFF_NS 500000000u /* and each time twice as long */
 #define LAST_NS 2000000000u   /* for what is there when the server stops */
@@ -34,7 +34,7 @@ struct rr_otlp {
     char *url, *name; /* owned; name: host and port, for the log */
     struct curl_slist *headers;
     const char *ca_file; /* of the environment */
-    long timeout_ms;
+    long timeout_ms, delay_ms;
     double ratio;
     struct rr_pb resource; /* what every request begins with */
     CURL *curl;
@@ -158,6 +158,17 @@ static int choose_ratio(struct rr_otlp *o, const char *option, struct rr_error *
                "give a number from 0 (no traces but those that callers want) to 1 (all)");
 }
 
+static int milliseconds(const char *name, long usual, long *ret, struct rr_error *err)
+{
+    const char *text = setting(name);
+    char *end = NULL;
+
+    *ret = text ? strtol(text, &end, 10) : usual;
+    if (!text || (!*end && *ret >= 1 && *ret <= 600000))
+        return 0;
+    return bad(err, name, text, "give milliseconds, from 1 to 600000");
+}
+
 /* "key=value,key=value", the values with %XX; @put is told each. */
 static int each_pair(const char *option, const char *text,
                      int (*put)(struct rr_otlp *o, const char *key, const char *value, int len),
@@ -273,7 +284,8 @@ void rr_otlp_push(struct rr_otlp *o, uint8_t *data, size_t len, unsigned int n_s
             else
                 o->first = b;
             o->last = b;
-            if (o->n_spans == 0 || (o->n_spans < BATCH_SPANS && o->n_spans + n_spans >= BATCH_SPANS))
+            if (o->n_spans == 0 ||
+                (o->n_spans < BATCH_SPANS && o->n_spans + n_spans >= BATCH_SPANS))
                 pthread_cond_signal(&o->wake);
             o->n_spans += n_spans;
             o->n_bytes += len;
@@ -306,7 +318,7 @@ static struct batch *take_some(struct rr_otlp *o, unsigned int *ret_n)
     pthread_mutex_lock(&o->lock);
     while (!o->first && !atomic_load(&o->stop_ns))
         pthread_cond_wait(&o->wake, &o->lock);
-    until = rr_now_ns() + BATCH_NS;
+    until = rr_now_ns() + (uint64_t)o->delay_ms * 1000000u;
     while (o->n_spans < BATCH_SPANS && !atomic_load(&o->stop_ns) && rr_now_ns() < until)
         wait_until(o, until);
     while (o->first && *ret_n < BATCH_SPANS && len < BATCH_BYTES) {
@@ -397,8 +409,8 @@ static bool worth_another(long status)
 static void report(struct rr_otlp *o, bool good, const char *why)
 {
     if (!good && !o->failing)
-        rr_log(1, "traces do not reach %s: %s; until they do, spans are dropped and counted", o->name,
-               why);
+        rr_log(1, "traces do not reach %s: %s; until they do, spans are dropped and counted",
+               o->name, why);
     else if (good && o->failing)
         rr_log(1, "traces reach %s again", o->name);
     o->failing = !good;
@@ -468,21 +480,22 @@ static int configure(struct rr_otlp *o, const struct rr_gateway_options *options
                      struct rr_error *err)
 {
     const char *headers = setting("OTEL_EXPORTER_OTLP_TRACES_HEADERS");
-    const char *timeout = setting("OTEL_EXPORTER_OTLP_TIMEOUT");
     int r = choose_url(o, options->otlp, err);
 
-    o->timeout_ms = timeout ? strtol(timeout, NULL, 10) : TIMEOUT_MS;
-    if (r == 0 && (o->timeout_ms < 1 || o->timeout_ms > 600000))
-        r = bad(err, "OTEL_EXPORTER_OTLP_TIMEOUT", timeout, "give milliseconds, up to 600000");
+    if (r == 0)
+        r = milliseconds("OTEL_EXPORTER_OTLP_TIMEOUT", TIMEOUT_MS, &o->timeout_ms, err);
+    if (r == 0)
+        r = milliseconds("OTEL_BSP_SCHEDULE_DELAY", DELAY_MS, &o->delay_ms, err);
     if (r == 0)
         r = choose_ratio(o, options->otlp_ratio, err);
     if (r == 0)
         r = each_pair("OTEL_EXPORTER_OTLP_HEADERS",
                       headers ? headers : setting("OTEL_EXPORTER_OTLP_HEADERS"), put_header, o,
                       err);
-    if (r == 0 && (add_line(o, "Expect:") || put_header(o, "Content-Type", "application/x-protobuf", 22) ||
-                   put_header(o, "User-Agent", "roadrunner/" RR_VERSION,
-                              (int)strlen("roadrunner/" RR_VERSION))))
+    if (r == 0 &&
+        (add_line(o, "Expect:") || put_header(o, "Content-Type", "application/x-protobuf", 22) ||
+         put_header(o, "User-Agent", "roadrunner/" RR_VERSION,
+                    (int)strlen("roadrunner/" RR_VERSION))))
         r = rr_error_no_memory(err);
     return r ? r : make_resource(o, err);
 }

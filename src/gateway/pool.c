@@ -233,8 +233,8 @@ void rr_job_run(struct job *job, struct thread *t)
         told->trace = NULL;
         job->end_ns = rr_now_ns();
         learn(app, job->end_ns - job->start_ns);
-        rr_histogram_add(&app->seats[t->id].stats.run, job->end_ns - job->start_ns,
-                         REQUEST_UNIT_NS, 1);
+        rr_histogram_add(&app->seats[t->id].stats.run, job->end_ns - job->start_ns, REQUEST_UNIT_NS,
+                         1);
     }
     rr_message_free(rr_take(job->in));
     /* What other processes lend goes back at once, and not from another thread: at most a copy. */

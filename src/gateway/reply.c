@@ -314,8 +314,11 @@ static void reply_ready(struct conn *c)
 static const struct {
     const char *path;
     void (*reply)(struct conn *c);
-} builtins[] = {{"/healthz", reply_health}, {"/readyz", reply_ready}, {"/metrics", reply_metrics},
-                {"/ui", reply_page},        {"/ui/data", reply_figures}};
+} builtins[] = {{"/healthz", reply_health},
+                {"/readyz", reply_ready},
+                {"/metrics", reply_metrics},
+                {"/ui", reply_page},
+                {"/ui/data", reply_figures}};
 
 bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq)
 {

@@ -225,20 +225,27 @@ static void server(FILE *f, struct gateway *gw, const struct generation *g)
         (rr_now_ns() - gw->started_ns) / 1000000000u);
 }
 
+/* The second number of statm: pages. */
+static uint64_t resident_bytes(void)
+{
+    RR_AUTO(rr_file) FILE *statm = fopen("/proc/self/statm", "re");
+    char line[128], *at;
+
+    if (!statm || !fgets(line, sizeof(line), statm) || !(at = strchr(line, ' ')))
+        return 0;
+    return strtoull(at, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 /* What Prometheus' own clients call so. */
 static void process(FILE *f)
 {
-    RR_AUTO(rr_file) FILE *statm = fopen("/proc/self/statm", "re");
-    long page = sysconf(_SC_PAGESIZE);
-    unsigned long long all, resident;
     struct rusage u;
 
-    if (statm && fscanf(statm, "%llu %llu", &all, &resident) == 2)
-        fprintf(f,
-                "# HELP process_resident_memory_bytes Memory of this process.\n"
-                "# TYPE process_resident_memory_bytes gauge\n"
-                "process_resident_memory_bytes %llu\n",
-                resident * (unsigned long long)page);
+    fprintf(f,
+            "# HELP process_resident_memory_bytes Memory of this process.\n"
+            "# TYPE process_resident_memory_bytes gauge\n"
+            "process_resident_memory_bytes %llu\n",
+            (unsigned long long)resident_bytes());
     if (getrusage(RUSAGE_SELF, &u) == 0)
         fprintf(f,
                 "# HELP process_cpu_seconds_total CPU time of this process.\n"
@@ -263,7 +270,8 @@ static void write_all(FILE *f, struct gateway *gw, const struct generation *g, s
     for (size_t n = 0; n < g->n_apps; n++)
         requests(f, g->apps[n].route->path, &sums[n]);
     requests(f, "", &loose);
-    rr_stats_head(f, "request_seconds", "histogram", "From a request's head to the end of its reply.");
+    rr_stats_head(f, "request_seconds", "histogram",
+                  "From a request's head to the end of its reply.");
     histograms(f, "request_seconds", g, sums, offsetof(struct stats, duration));
     rr_stats_head(f, "run_seconds", "histogram", "What workflows ran.");
     histograms(f, "run_seconds", g, sums, offsetof(struct stats, run));

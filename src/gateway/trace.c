@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a request's trace has: itself, the functions that ran, the hand-offs between them. Written as
- * OTLP's protobuf once the reply was sent, on the thread that sent it: names may be gone later.
+ * What a request's trace has: itself, the functions that ran, the hand-offs between them. Written
+ * as OTLP's protobuf once the reply was sent, on the thread that sent it: names may be gone later.
  *
  * Field numbers are those of opentelemetry/proto/trace/v1/trace.proto.
  */
@@ -75,7 +75,7 @@ void rr_trace_span(struct trace *t, const struct rr_span *span)
 
 /* --- protobuf -------------------------------------------------------------------------------- */
 
-enum wire { WIRE_VARINT, WIRE_FIXED64, WIRE_BYTES, WIRE_FIXED32 = 5 };
+enum wire { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BYTES = 2, WIRE_FIXED32 = 5 };
 
 void rr_pb_raw(struct rr_pb *b, const void *data, size_t len)
 {
@@ -193,10 +193,20 @@ void rr_pb_attribute(struct rr_pb *b, unsigned int field, const char *key, const
 
 /* --- spans ----------------------------------------------------------------------------------- */
 
-enum { SPAN_TRACE_ID = 1, SPAN_ID, SPAN_PARENT = 4, SPAN_NAME, SPAN_KIND, SPAN_START, SPAN_END };
-enum { SPAN_ATTRIBUTE = 9, SPAN_STATUS = 15, SPAN_FLAGS };
-enum { KIND_INTERNAL = 1, KIND_SERVER };
-enum { STATUS_MESSAGE = 2, STATUS_CODE };
+enum {
+    SPAN_TRACE_ID = 1,
+    SPAN_ID = 2,
+    SPAN_PARENT = 4,
+    SPAN_NAME = 5,
+    SPAN_KIND = 6,
+    SPAN_START = 7,
+    SPAN_END = 8,
+    SPAN_ATTRIBUTE = 9,
+    SPAN_STATUS = 15,
+    SPAN_FLAGS = 16
+};
+enum { KIND_INTERNAL = 1, KIND_SERVER = 2 };
+enum { STATUS_MESSAGE = 2, STATUS_CODE = 3 };
 enum { STATUS_ERROR = 2 };
 enum { FLAG_SAMPLED = 1, FLAG_REMOTE_KNOWN = 0x100, FLAG_REMOTE = 0x200 };
 
@@ -372,8 +382,7 @@ static void put_request(struct writer *w, uint64_t end_ns)
         put_status(w, "the client went away");
     else if (c->status >= 500)
         put_status(w, c->job.err ? c->job.err->text : rr_http_reason(c->status));
-    put_fixed32(&w->b, SPAN_FLAGS,
-                FLAG_SAMPLED | FLAG_REMOTE_KNOWN | (remote ? FLAG_REMOTE : 0));
+    put_fixed32(&w->b, SPAN_FLAGS, FLAG_SAMPLED | FLAG_REMOTE_KNOWN | (remote ? FLAG_REMOTE : 0));
     rr_pb_end(&w->b, span);
     w->n++;
 }

@@ -100,8 +100,8 @@ class Browser:
         features = [{"name": "prefers-color-scheme", "value": name}]
         self.devtools("Emulation.setEmulatedMedia", features=features)
 
-    def picture(self):
-        shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def picture(self, whole=False):
+        shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         return base64.b64decode(shot["data"])
 
     def complaints(self):
