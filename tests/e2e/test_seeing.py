@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import site
+import ssl
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from test_serve import wait_for
 # Packages of tools/setup test, which Debian does not have.
 site.addsitedir(str(ROOT / ".venv/lib/python{}.{}/site-packages".format(*sys.version_info)))
 
-serve, flow = test_serve.serve, test_serve.flow
+serve, flow, pki = test_serve.serve, test_serve.flow, test_serve.pki
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def test_reloads_are_counted(serve, flow):
 class Collector:
     """Takes OTLP, and answers with the @statuses given before it begins to take it."""
 
-    def __init__(self, statuses=(), wait=0):
+    def __init__(self, statuses=(), wait=0, tls=None):
         self.statuses, self.wait = list(statuses), wait
         self.headers, self.paths, self.batches, self.bad, self.n = [], [], [], [], 0
         outer = self
@@ -243,7 +244,11 @@ class Collector:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_port}"
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(tls / "server.pem", tls / "server.key")
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def take(self, handler, body):
@@ -291,6 +296,7 @@ def attributes(thing):
 
 
 INTERNAL, SERVER = 1, 2
+CPU = "process_cpu_seconds_total"
 
 
 def test_a_trace_has_what_happened(serve, rr):
@@ -429,6 +435,18 @@ def test_settings_of_the_environment(serve, flow, rr):
             s.ask("/echo", headers={"traceparent": TRACE + "01"})
             assert "roadrunner_trace" not in s.ask("/metrics").body.decode()
         rr.env.pop(*off)
+
+
+def test_a_collector_behind_tls(serve, flow, rr, pki):
+    with Collector(tls=pki) as c:
+        with serve(flow(), "--otlp", c.url) as s:  # nobody vouches for it
+            s.ask("/echo")
+            s.wait_log("traces do not reach 127.0.0.1")
+        assert not c.batches
+        rr.env["OTEL_EXPORTER_OTLP_CERTIFICATE"] = str(pki / "ca.pem")
+        with serve(flow(), "--otlp", c.url) as s:
+            s.ask("/echo")
+            wait_for(lambda: c.batches, "it is sent")
 
 
 @pytest.mark.parametrize(
@@ -635,6 +653,21 @@ def overlaps(page):
 # --- what others bring ------------------------------------------------------------------------
 
 
+def told_by_the_docs():
+    """{metric: its labels} of the table in docs/operations.md."""
+    text = (ROOT / "docs/operations.md").read_text()
+    table = text.split("| metric | what |\n|---|---|\n")[1].split("\n\n")[0]
+    found = {}
+    for line in table.splitlines():
+        cell = line.split(" | ")[0]
+        shared = re.search(r"`\{([^}]*)\}`", cell)  # those of all names before
+        for name, own in re.findall(r"`([a-z_]+)(?:\{([^}]*)\})?`", cell):
+            prefix = "" if name in ("process_resident_memory_bytes", CPU) else "roadrunner_"
+            labels = own or (shared[1] if shared else "")
+            found[prefix + name] = {x.strip() for x in labels.split(",")} - {""}
+    return found
+
+
 def test_the_dashboard_asks_for_what_there_is(serve, diamond):
     """Each metric of each expression, with the labels that it is chosen and summed by."""
     with Collector() as c, serve(diamond(isolation="process"), "--otlp", c.url) as s:
@@ -644,6 +677,10 @@ def test_the_dashboard_asks_for_what_there_is(serve, diamond):
         for name, labels in series(s):
             known.setdefault(name, set()).update(k for k, _ in labels)
     known["roadrunner_instances"] = {"workflow", "function", "state"}  # of those not isolated
+    documented = told_by_the_docs()
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in known} == set(documented)
+    for name, labels in documented.items():
+        assert labels <= known.get(name, known.get(f"{name}_bucket", set())), name
     dashboard = json.loads((ROOT / "deploy/grafana/roadrunner.json").read_text())
     queries = [t["expr"] for p in dashboard["panels"] for t in p.get("targets", [])]
     queries += [v["definition"] for v in dashboard["templating"]["list"] if "definition" in v]
