@@ -231,6 +231,9 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
     i->in_id = 0;
     for (size_t n = 0; n < f->n_inlets; n++)
         i->in_id ^= inputs[n]->id;
+    i->trace.parent_len = 0;
+    for (size_t n = 0; n < f->n_inlets && !rr_message_trace_get(inputs[n], &i->trace); n++)
+        ;
     i->n_sent = 0;
     *ret_status = 0;
     if (f->tier == RR_TIER_WINDOW)

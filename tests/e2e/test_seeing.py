@@ -350,6 +350,32 @@ def test_functions_run_in_the_span_of_the_request(serve, flow):
         assert (root.trace_id.hex(), root.span_id.hex()) == trace and not root.parent_span_id
 
 
+@pytest.mark.parametrize("isolated", [False, True])
+def test_messages_carry_the_trace(serve, rr, isolated):
+    """Also those that functions make anew, in any tier; a tracestate goes with it."""
+    extra = {"isolation": "process"} if isolated else {}
+    path = rr.workflow(
+        {
+            "a": {"module": "trace", **extra},
+            "b": "trace",
+            "up": "stdio_upper",
+            "c": {"module": "trace", **extra},
+        },
+        [edge("input", "a"), edge("a", "b"), edge("b", "up"), edge("up", "c")],
+        "c",
+    )
+    with serve(path) as s:
+        for state in ("k=v", "-", "k=" + "v" * 510, "k=" + "v" * 511):
+            headers = {"traceparent": TRACE + "00"} | ({"tracestate": state} if state > "-" else {})
+            lines = s.ask("/", b"x", headers=headers).body.decode().lower().splitlines()
+            seen = [line.split(" ") for line in lines[:3]]
+            assert lines[3] == "x" and {p for p, _ in seen} == {seen[0][0]}
+            assert seen[0][0].startswith(TRACE[:36]) and seen[0][0] != TRACE + "00"
+            # what is longer than has to be passed on goes no further than where it came
+            assert [t for _, t in seen[:2]] == ["-" if len(state) > 512 else state] * 2, state
+            assert seen[2][1] == ("-" if len(state) > 599 else state[:599])
+
+
 def test_failures_are_marked(serve, flow):
     with Collector() as c, serve(flow(), "--otlp", c.url) as s:
         r = s.ask("/trap")
