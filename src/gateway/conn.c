@@ -91,6 +91,7 @@ static void end_request(struct conn *c)
     rr_event_end(c->loop->gw->events, c->event, false);
     c->event = 0;
     free(rr_take(c->head));
+    c->trace[0] = '\0';
     give_budget_back(c);
     if (c->app)
         rr_generation_unref(c->app->generation);

@@ -509,6 +509,7 @@ static void configure_curl(struct rr_otlp *o)
     curl_easy_setopt(o->curl, CURLOPT_HTTPHEADER, o->headers);
     curl_easy_setopt(o->curl, CURLOPT_POST, 1L);
     curl_easy_setopt(o->curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(o->curl, CURLOPT_QUICK_EXIT, 1L); /* do not wait for names at the end */
     curl_easy_setopt(o->curl, CURLOPT_TIMEOUT_MS, o->timeout_ms);
     curl_easy_setopt(o->curl, CURLOPT_WRITEFUNCTION, ignore);
     curl_easy_setopt(o->curl, CURLOPT_ERRORBUFFER, o->curl_error);
