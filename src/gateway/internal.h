@@ -15,6 +15,7 @@
  *   graph.c   figures of a workflow's functions and edges, and the page that shows them
  *   trace.c   what a request's trace has
  *   otlp.c    traces on their way to a collector
+ *   curl.c    libcurl, when it is wanted
  *
  * Threads. A loop is a set of connections with an epoll, run by one thread at a time, which alone
  * touches them. It runs workflows that are known to be fast itself; should one of these take long,

@@ -3,13 +3,13 @@
  * Traces on their way to a collector: a bounded queue, and a thread that sends batches of it with
  * OTLP over HTTP. Who answers requests never waits for it; what finds no room is counted.
  */
-#include <curl/curl.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/util.h"
+#include "gateway/curl.h"
 #include "gateway/internal.h"
 
 #define MAX_SPANS 16384u /* in the queue */
@@ -31,6 +31,7 @@ struct batch {
 };
 
 struct rr_otlp {
+    const struct rr_curl *f;
     char *url, *name; /* owned; name: host and port, for the log */
     struct curl_slist *headers;
     const char *ca_file; /* of the environment */
@@ -65,9 +66,9 @@ static int bad(struct rr_error *err, const char *what, const char *value, const 
     return rr_error_set(err, RR_E_USAGE, hint, "%s does not take '%.200s'", what, value);
 }
 
-static bool get_part(CURLU *u, CURLUPart part, char **ret)
+static bool get_part(const struct rr_otlp *o, const CURLU *u, CURLUPart part, char **ret)
 {
-    return curl_url_get(u, part, ret, CURLU_DEFAULT_PORT) == CURLUE_OK;
+    return o->f->url_get(u, part, ret, CURLU_DEFAULT_PORT) == CURLUE_OK;
 }
 
 /* The collector's URL, and what the log calls it. @whole: nothing is added to it. */
@@ -77,48 +78,48 @@ static int set_parts(struct rr_otlp *o, CURLU *u, bool whole)
     size_t len;
     int r = -1;
 
-    if (!get_part(u, CURLUPART_PATH, &path) || !get_part(u, CURLUPART_HOST, &host) ||
-        !get_part(u, CURLUPART_PORT, &port))
+    if (!get_part(o, u, CURLUPART_PATH, &path) || !get_part(o, u, CURLUPART_HOST, &host) ||
+        !get_part(o, u, CURLUPART_PORT, &port))
         goto out;
     len = strlen(path);
     while (len && path[len - 1] == '/')
         len--;
     if (!whole && (asprintf(&longer, "%.*s/v1/traces", (int)len, path) < 0 ||
-                   curl_url_set(u, CURLUPART_PATH, longer, 0) != CURLUE_OK))
+                   o->f->url_set(u, CURLUPART_PATH, longer, 0) != CURLUE_OK))
         goto out;
-    if (!get_part(u, CURLUPART_URL, &url))
+    if (!get_part(o, u, CURLUPART_URL, &url))
         goto out;
     o->url = strdup(url);
     r = o->url && asprintf(&o->name, "%s:%s", host, port) > 0 ? 0 : -1;
 out:
     free(longer);
-    curl_free(path);
-    curl_free(host);
-    curl_free(port);
-    curl_free(url);
+    o->f->free(path);
+    o->f->free(host);
+    o->f->free(port);
+    o->f->free(url);
     return r;
 }
 
 static int set_url(struct rr_otlp *o, const char *option, const char *text, bool whole,
                    struct rr_error *err)
 {
-    CURLU *u = curl_url();
+    CURLU *u = o->f->url();
     char *scheme = NULL, *user = NULL;
-    bool good = u && curl_url_set(u, CURLUPART_URL, text, 0) == CURLUE_OK &&
-                get_part(u, CURLUPART_SCHEME, &scheme) &&
+    bool good = u && o->f->url_set(u, CURLUPART_URL, text, 0) == CURLUE_OK &&
+                get_part(o, u, CURLUPART_SCHEME, &scheme) &&
                 (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0);
     int r = 0;
 
-    if (good && get_part(u, CURLUPART_USER, &user))
+    if (good && get_part(o, u, CURLUPART_USER, &user))
         r = rr_error_set(err, RR_E_USAGE, "put them into OTEL_EXPORTER_OTLP_HEADERS",
                          "%s takes a URL without a user and a password", option);
     else if (!good)
         r = bad(err, option, text, "give a URL such as http://localhost:4318");
     else if (set_parts(o, u, whole))
         r = rr_error_no_memory(err);
-    curl_free(user);
-    curl_free(scheme);
-    curl_url_cleanup(u);
+    o->f->free(user);
+    o->f->free(scheme);
+    o->f->url_cleanup(u);
     return r;
 }
 
@@ -189,9 +190,9 @@ static int each_pair(const char *option, const char *text,
         if (!equals || equals <= pair)
             return bad(err, option, pair, "give key=value,key=value");
         *equals = '\0';
-        value = curl_easy_unescape(o->curl, equals + 1, 0, &len);
+        value = o->f->unescape(o->curl, equals + 1, 0, &len);
         r = value ? put(o, pair, value, len) : -ENOMEM;
-        curl_free(value);
+        o->f->free(value);
         if (r)
             return bad(err, option, pair, "give key=value,key=value, without control characters");
     }
@@ -200,7 +201,7 @@ static int each_pair(const char *option, const char *text,
 
 static int add_line(struct rr_otlp *o, const char *line)
 {
-    struct curl_slist *more = curl_slist_append(o->headers, line);
+    struct curl_slist *more = o->f->append(o->headers, line);
 
     if (!more)
         return -ENOMEM;
@@ -387,16 +388,16 @@ static long post(struct rr_otlp *o, const struct rr_pb *body, char *why, size_t 
     long status = 0;
     CURLcode r;
 
-    curl_easy_setopt(o->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->len);
-    curl_easy_setopt(o->curl, CURLOPT_POSTFIELDS, body->data);
-    curl_easy_setopt(o->curl, CURLOPT_WRITEDATA, &left);
+    o->f->setopt(o->curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body->len);
+    o->f->setopt(o->curl, CURLOPT_POSTFIELDS, body->data);
+    o->f->setopt(o->curl, CURLOPT_WRITEDATA, &left);
     o->curl_error[0] = '\0';
-    r = curl_easy_perform(o->curl);
+    r = o->f->perform(o->curl);
     if (r != CURLE_OK) {
-        snprintf(why, why_size, "%s", o->curl_error[0] ? o->curl_error : curl_easy_strerror(r));
+        snprintf(why, why_size, "%s", o->curl_error[0] ? o->curl_error : o->f->text(r));
         return 0;
     }
-    curl_easy_getinfo(o->curl, CURLINFO_RESPONSE_CODE, &status);
+    o->f->getinfo(o->curl, CURLINFO_RESPONSE_CODE, &status);
     snprintf(why, why_size, "it answered with status %ld", status);
     return status;
 }
@@ -504,20 +505,20 @@ static void configure_curl(struct rr_otlp *o)
 {
     const char *ca = setting("OTEL_EXPORTER_OTLP_CERTIFICATE");
 
-    curl_easy_setopt(o->curl, CURLOPT_URL, o->url);
-    curl_easy_setopt(o->curl, CURLOPT_PROTOCOLS_STR, "http,https");
-    curl_easy_setopt(o->curl, CURLOPT_HTTPHEADER, o->headers);
-    curl_easy_setopt(o->curl, CURLOPT_POST, 1L);
-    curl_easy_setopt(o->curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(o->curl, CURLOPT_QUICK_EXIT, 1L); /* do not wait for names at the end */
-    curl_easy_setopt(o->curl, CURLOPT_TIMEOUT_MS, o->timeout_ms);
-    curl_easy_setopt(o->curl, CURLOPT_WRITEFUNCTION, ignore);
-    curl_easy_setopt(o->curl, CURLOPT_ERRORBUFFER, o->curl_error);
-    curl_easy_setopt(o->curl, CURLOPT_NOPROGRESS, 0L);
-    curl_easy_setopt(o->curl, CURLOPT_XFERINFOFUNCTION, progress);
-    curl_easy_setopt(o->curl, CURLOPT_XFERINFODATA, o);
+    o->f->setopt(o->curl, CURLOPT_URL, o->url);
+    o->f->setopt(o->curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    o->f->setopt(o->curl, CURLOPT_HTTPHEADER, o->headers);
+    o->f->setopt(o->curl, CURLOPT_POST, 1L);
+    o->f->setopt(o->curl, CURLOPT_NOSIGNAL, 1L);
+    o->f->setopt(o->curl, CURLOPT_QUICK_EXIT, 1L); /* do not wait for names at the end */
+    o->f->setopt(o->curl, CURLOPT_TIMEOUT_MS, o->timeout_ms);
+    o->f->setopt(o->curl, CURLOPT_WRITEFUNCTION, ignore);
+    o->f->setopt(o->curl, CURLOPT_ERRORBUFFER, o->curl_error);
+    o->f->setopt(o->curl, CURLOPT_NOPROGRESS, 0L);
+    o->f->setopt(o->curl, CURLOPT_XFERINFOFUNCTION, progress);
+    o->f->setopt(o->curl, CURLOPT_XFERINFODATA, o);
     if (ca)
-        curl_easy_setopt(o->curl, CURLOPT_CAINFO, ca);
+        o->f->setopt(o->curl, CURLOPT_CAINFO, ca);
 }
 
 int rr_otlp_new(const struct rr_gateway_options *options, struct rr_otlp **ret,
@@ -534,7 +535,8 @@ int rr_otlp_new(const struct rr_gateway_options *options, struct rr_otlp **ret,
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&o->wake, &attr);
     pthread_condattr_destroy(&attr);
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) || !(o->curl = curl_easy_init()))
+    r = rr_curl_load(&o->f, err);
+    if (r == 0 && !(o->curl = o->f->init()))
         r = rr_error_no_memory(err);
     if (r == 0)
         r = configure(o, options, err);
@@ -574,15 +576,15 @@ void rr_otlp_free(struct rr_otlp *o)
         o->first = next;
     }
     if (o->curl)
-        curl_easy_cleanup(o->curl);
-    curl_slist_free_all(o->headers);
+        o->f->cleanup(o->curl);
+    if (o->headers)
+        o->f->free_list(o->headers);
     free(o->resource.data);
     free(o->url);
     free(o->name);
     pthread_cond_destroy(&o->wake);
     pthread_mutex_destroy(&o->lock);
     free(o);
-    curl_global_cleanup();
 }
 
 void rr_otlp_text(FILE *f, struct rr_otlp *o)
