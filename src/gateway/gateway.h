@@ -42,6 +42,8 @@ struct rr_gateway_options {
     const char *tls_cert, *tls_key; /* PEM files: TLS at all TCP addresses but @admin; NULL: none */
     const char *tls_client_ca;      /* only clients with a certificate of it; NULL: all */
     const char *access_log;         /* file, "-": stdout; NULL: none */
+    const char *otlp;               /* URL of a collector; NULL: as the environment says */
+    const char *otlp_ratio;         /* of the traces that begin here; NULL: the same */
     bool no_cache, isolate, quiet;
     int verbose;
 };

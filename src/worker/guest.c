@@ -253,6 +253,7 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
 
     i->n_sent++;
     m->deadline_ns = i->run_deadline_ns;
+    rr_message_trace_set(m, &i->trace);
     m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
     if (m->len > port->seen_bytes)
         port->seen_bytes = m->len;
@@ -419,6 +420,7 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     m->send_cost_ns = rr_now_ns() - sent_ns;
     m->edge = port->edges[0];
     m->deadline_ns = i->deadline_ns;
+    rr_message_trace_set(m, &i->trace);
     if (rr_hosted(i->w, port->callee)) {
         r = rr_function_run(i->w, port->callee, &m, i->fn, i->deadline_ns, &status, &reply, &err);
     } else {
