@@ -328,7 +328,7 @@ def test_removed_in_any_order(kubelet):
 
     def left():
         new = [line for p, line in processes().items() if p not in before]
-        return [line for line in new if "shim" in line or " container " in line]
+        return [line for line in new if str(kubelet.containerd.folder) in line]
 
     eventually(lambda: not left())
     assert not kubelet.ask("pods")["items"]
