@@ -2,7 +2,6 @@
 """`podman --runtime roadrunner-oci`, on crun and on runc."""
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -11,7 +10,16 @@ from pathlib import Path
 
 import pytest
 from conftest import SLOW, guest
-from containers import BUSYBOX, OCI, can_make_containers, cgroups, make_image, mounts, processes
+from containers import (
+    BUSYBOX,
+    OCI,
+    can_make_containers,
+    cgroups,
+    make_image,
+    mounts,
+    one_cgroup,
+    processes,
+)
 
 pytestmark = [
     pytest.mark.skipif(
@@ -20,24 +28,39 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("podman"), reason="podman is not installed"),
 ]
 
+STATE = Path("/run/roadrunner/oci")
 IMAGE = "test.local/modules:1"
 
 
 class Podman:
+    """In a mount namespace that crun lives with, and that takes podman's mounts along when it ends."""
+
     def __init__(self, folder, cache):
         self.folder = folder
-        self.env = {**os.environ, "ROADRUNNER_CACHE_DIR": str(cache)}
+        self.holder = subprocess.Popen(
+            one_cgroup(["sh", "-c", "echo ready; exec sleep infinity"]), stdout=subprocess.PIPE
+        )
+        assert self.holder.stdout.readline() == b"ready\n"
+        for runtime in ("crun", "runc"):  # podman itself passes no environment on
+            path = folder / f"on-{runtime}"
+            path.write_text(f"""#!/bin/sh
+export ROADRUNNER_RUNTIME={runtime} ROADRUNNER_CACHE_DIR={cache}
+exec {OCI} "$@"
+""")
+            path.chmod(0o755)
+        self.runtime = "crun"
+
+    def stop(self):
+        self.holder.kill()
+        self.holder.wait()
 
     def __call__(self, *args, stdin=b"", ok=True):
-        command = ["podman", "--root", self.folder / "root", "--runroot", self.folder / "run"]
-        command += ["--tmpdir", self.folder / "tmp", "--events-backend=none", "--runtime", OCI]
+        command = ["nsenter", "-t", self.holder.pid, "-m", "podman", "--root", self.folder / "root"]
+        command += ["--runroot", self.folder / "run", "--tmpdir", self.folder / "tmp"]
+        command += ["--runtime", self.folder / f"on-{self.runtime}", "--events-backend=none"]
         command += ["--cgroup-manager=cgroupfs", *args]
         done = subprocess.run(
-            [str(c) for c in command],
-            input=stdin,
-            capture_output=True,
-            env=self.env,
-            timeout=60 * SLOW,
+            [str(c) for c in command], input=stdin, capture_output=True, timeout=60 * SLOW
         )
         assert not ok or done.returncode == 0, done
         return done
@@ -70,14 +93,13 @@ def engine(cache, tmp_path_factory):
     p("load", "-i", make_image(archive, IMAGE, ["/stdio_upper.wasm"], files))
     yield p
     assert not p("ps", "-aq").stdout
-    for line in mounts(str(folder)):  # podman's own: its storage stays mounted
-        subprocess.run(["umount", line.split()[1]])
+    p.stop()
     shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["crun", "runc"])
 def podman(engine, request):
-    engine.env["ROADRUNNER_RUNTIME"] = request.param
+    engine.runtime = request.param
     yield engine
     engine("rm", "-af", "-t", "0")
 
@@ -106,7 +128,9 @@ def test_environment_folder_and_volume(podman, tmp_path):
 
 def test_life_of_a_container(podman):
     podman.start("c1", options=entry("/sleeper.wasm"))
-    pid = podman.inspect("c1")["State"]["Pid"]
+    pid, name = podman.inspect("c1")["State"]["Pid"], podman.inspect("c1")["Id"]
+    state = STATE / name / {"crun": "status", "runc": "state.json"}[podman.runtime]
+    assert state.exists()  # it is what it says
     assert json.loads(podman("exec", "c1", "status").stdout)["module"] == "/sleeper.wasm"
     assert podman("exec", "-i", "c1", "/stdio_upper.wasm", stdin=b"in").stdout == b"IN"
     done = podman("exec", "c1", "/bin/busybox", "sh", "-c", "exit 7", ok=False)
@@ -124,8 +148,8 @@ def test_life_of_a_container(podman):
     podman("kill", "c1")
     podman("wait", "c1")
     assert podman.inspect("c1")["State"]["ExitCode"] == 137
-    name = podman.inspect("c1")["Id"]
     podman("rm", "c1")
+    assert not state.parent.exists()
     assert not cgroups(name) and not mounts(name)
     assert not [line for line in processes().values() if name in line]
 
