@@ -236,7 +236,7 @@ def field(number, value):
 class Shim:
     """A shim started by hand, for the containers of a bundle's folder."""
 
-    def __init__(self, b, folder, at, env):
+    def __init__(self, b, folder, env):
         self.stream = 1
         done = subprocess.run(
             [
@@ -321,7 +321,7 @@ def oci_create_start(b):
         env = {**os.environ, "ROADRUNNER_CACHE_DIR": str(folder / "cache")}
         module = bundle(b, folder, "ours", "/exit.wasm")
         peer = bundle(b, folder, "peer", "/exit")
-        shim = Shim(b, folder, ONE_CGROUP, env)
+        shim = Shim(b, folder, env)
         for turn in range(b.rounds + 1):
             for k in range(n if turn else 1):  # the first compiles
                 task = f"t{turn}-{k}"

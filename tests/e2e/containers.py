@@ -13,11 +13,6 @@ from image import make_image  # noqa: F401 (for those who import us)
 OCI = BUILD / "roadrunner-oci"
 BUSYBOX = Path("/bin/busybox")
 
-# crun refuses a machine with both versions of cgroups mounted: it gets a view with one.
-ONE_CGROUP = (
-    'if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi; exec "$@"'
-)
-
 SECCOMP = {  # enough to see that the worker lives with a filter
     "defaultAction": "SCMP_ACT_ALLOW",
     "syscalls": [
@@ -30,10 +25,6 @@ def can_make_containers():
     return os.geteuid() == 0 and (
         subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
     )
-
-
-def one_cgroup(command):
-    return ["unshare", "-m", "sh", "-c", ONE_CGROUP, "sh", *map(str, command)]
 
 
 def spec(args, **changes):

@@ -17,7 +17,6 @@ from containers import (
     cgroups,
     make_image,
     mounts,
-    one_cgroup,
     processes,
 )
 
@@ -33,12 +32,13 @@ IMAGE = "test.local/modules:1"
 
 
 class Podman:
-    """In a mount namespace that crun lives with, and that takes podman's mounts along when it ends."""
+    """In a mount namespace, which takes podman's mounts along when it ends."""
 
     def __init__(self, folder, cache):
         self.folder = folder
         self.holder = subprocess.Popen(
-            one_cgroup(["sh", "-c", "echo ready; exec sleep infinity"]), stdout=subprocess.PIPE
+            ["unshare", "-m", "sh", "-c", "echo ready; exec sleep infinity"],
+            stdout=subprocess.PIPE,
         )
         assert self.holder.stdout.readline() == b"ready\n"
         for runtime in ("crun", "runc"):  # podman itself passes no environment on

@@ -53,14 +53,14 @@ def end_with_parent():
 
 
 def eventually(true, seconds=60, what=None):
-    """Until it is true; and what it is."""
+    """Until it is true; and what it is. @what: tells what is wrong."""
     end = time.monotonic() + seconds * SLOW
     while True:
         found = true()
         if found:
             return found
         if time.monotonic() > end:
-            raise AssertionError(what() if callable(what) else what or "it never came true")
+            raise AssertionError(str(what()) if what else "it never came true")
         time.sleep(0.1)
 
 
@@ -517,7 +517,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
         shutil.rmtree(self.folder)
 
 
-def test_images(folder):
+def images(folder):
     """Of modules, and of `roadrunner serve` with the libraries that it needs."""
     names = ("sleeper", "hog", "stdio_upper", "stdio_fail", "start_trap")
     files = {f"{n}.wasm": guest(n).read_bytes() for n in names}
@@ -552,7 +552,7 @@ result: echo
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        cluster = Cluster(test_images(Path(folder)))
+        cluster = Cluster(images(Path(folder)))
         try:
             cluster.start()
             env = {**os.environ, "KUBECTL": shlex.join(cluster.kubectl())}
