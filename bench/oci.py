@@ -240,7 +240,6 @@ class Shim:
         self.stream = 1
         done = subprocess.run(
             [
-                *at,
                 b.build / "containerd-shim-roadrunner-v1",
                 "-namespace",
                 "bench",
