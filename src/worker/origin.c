@@ -209,6 +209,16 @@ bool rr_nodes_pending(const struct remote *rm, char *text, size_t size)
 
 /* --- what nodes say -------------------------------------------------------------------------- */
 
+/* The function that lives on a node of a chain, which calls it 0, and the edge to it: 0, too. What
+ * else it has there is not known here: -1. */
+static int of_chain(const struct rr_workflow *wf, int node, int number)
+{
+    for (size_t n = 0; n < wf->n_functions && number == 0; n++)
+        if (wf->functions[n].node == node)
+            return (int)n; /* edge n leads to function n */
+    return -1;
+}
+
 /* Their clocks are not ours: what they tell is moved by the difference, which half a round trip
  * makes uncertain. */
 static void on_events(struct remote *rm, int node, struct word_of_node *w)
@@ -222,6 +232,11 @@ static void on_events(struct remote *rm, int node, struct word_of_node *w)
     for (uint32_t n = 0; n < w->n_events; n++) {
         struct rr_span *s = &w->events[n].span;
         struct rr_hop *h = &w->events[n].hop;
+
+        if (wf->chain && w->events[n].is_span)
+            s->function = of_chain(wf, node, s->function);
+        else if (wf->chain)
+            h->edge = of_chain(wf, node, h->edge);
 
         if (w->events[n].is_span) {
             if (s->function < 0 || s->function >= (int)wf->n_functions ||
@@ -265,6 +280,8 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         on_events(rm, node, w);
         break;
     case NODE_LOG:
+        if (wf->chain)
+            w->function = (uint32_t)of_chain(wf, node, 0);
         if (o->log && w->function < wf->n_functions && rr_node_of(wf, (int)w->function) == node)
             o->log(o->user, (int)w->function, w->n > 3 ? 3 : (int)w->n, w->text, strlen(w->text));
         break;

@@ -56,10 +56,10 @@ static void on_log(void *user, int function, int level, const char *text, size_t
     static struct word_of_node w;
     const struct remote *rm = user;
 
-    if (!rm->origin) { /* nobody else to hear it */
+    if (!rm->origin || rm->w->wf->chain) /* nobody else to hear it; or a container, with a log */
         rr_log(level, "function '%s': %.*s", rm->w->wf->functions[function].name, (int)len, text);
+    if (!rm->origin)
         return;
-    }
     w.n = (uint32_t)level;
     w.function = (uint32_t)function;
     len = rr_min(len, sizeof(w.text) - 1);
