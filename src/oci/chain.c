@@ -214,6 +214,59 @@ int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
     return 0;
 }
 
+/* --- ordinary containers --------------------------------------------------------------------- */
+
+int rr_oci_gateway_read(const struct json_object *spec, bool *ret, struct rr_error *err)
+{
+    const char *type = value_of(spec, "io.kubernetes.cri.container-type");
+
+    *ret = false;
+    if (type && strcmp(type, "sandbox") == 0) /* it has its pod's annotations */
+        return 0;
+    return take_flag(spec, "roadrunner.dev/gateway", ret, err);
+}
+
+static struct json_object *list_of(struct json_object *o, const char *name)
+{
+    struct json_object *list = NULL;
+
+    json_object_object_get_ex(o, name, &list);
+    if (!list) {
+        list = json_object_new_array();
+        json_object_object_add(o, name, list);
+    }
+    return list;
+}
+
+int rr_oci_gateway_rewrite(struct json_object *spec, const char *folder, struct rr_error *err)
+{
+    static const char *const words[] = {"rbind", "rw", "nosuid", "nodev", "noexec"};
+    struct json_object *mount = json_object_new_object(), *options = json_object_new_array(),
+                       *process = NULL, *env;
+    bool set = false;
+
+    json_object_object_get_ex(spec, "process", &process);
+    if (!mount || !options || !process) {
+        json_object_put(mount);
+        json_object_put(options);
+        return rr_error_no_memory(err);
+    }
+    for (size_t i = 0; i < RR_ARRAY_LEN(words); i++)
+        add(options, words[i]);
+    json_object_object_add(mount, "destination", json_object_new_string("/run/roadrunner"));
+    json_object_object_add(mount, "type", json_object_new_string("bind"));
+    json_object_object_add(mount, "source", json_object_new_string(folder));
+    json_object_object_add(mount, "options", options);
+    json_object_array_add(list_of(spec, "mounts"), mount);
+    env = list_of(process, "env");
+    for (size_t i = 0; i < json_object_array_length(env); i++)
+        set = set || strncmp(json_object_get_string(json_object_array_get_idx(env, i)),
+                             "XDG_RUNTIME_DIR=", 16) == 0;
+    if (!set)
+        add(env, "XDG_RUNTIME_DIR=/run/roadrunner");
+    return 0;
+}
+
 /* --- trust domains --------------------------------------------------------------------------- */
 
 static bool domain_valid(const char *name)

@@ -107,16 +107,48 @@ static int image_of(const struct rr_bundle *b, const char *name)
     return image;
 }
 
-/* Its place among others. */
-static int join_domain(const struct call *c, const struct rr_bundle *b, int *ret_fd,
-                       struct rr_error *err)
+/* Its place among others; @key "": it has none. */
+static int domain_of(const struct call *c, const struct rr_bundle *b, char key[RR_OCI_DOMAIN],
+                     struct rr_error *err)
 {
     const struct rr_oci_giver giver = {.containerd = getenv("ROADRUNNER_CONTAINERD"),
                                        .domain = c->domain};
+
+    return rr_oci_domain_key(b->spec, &giver, key, err);
+}
+
+static int join_domain(const struct call *c, const struct rr_bundle *b, int *ret_fd,
+                       struct rr_error *err)
+{
     char key[RR_OCI_DOMAIN];
-    int r = rr_oci_domain_key(b->spec, &giver, key, err);
+    int r = domain_of(c, b, key, err);
 
     return r == 0 && *key ? rr_domain_join(key, b->path, ret_fd, err) : r;
+}
+
+/* An ordinary container that talks with those of its trust domain. @ret: it is one. */
+static int make_gateway(const struct call *c, const struct rr_bundle *b, bool *ret,
+                        struct rr_error *err)
+{
+    char key[RR_OCI_DOMAIN], path[PATH_MAX];
+    int fd = -1, r = rr_oci_gateway_read(b->spec, ret, err);
+
+    if (r || !*ret)
+        return r;
+    r = domain_of(c, b, key, err);
+    if (r == 0 && !*key)
+        r = rr_error_set(err, RR_E_INVALID, "docs/kubernetes.md tells where it comes from",
+                         "annotation roadrunner.dev/gateway: the container has no trust domain");
+    if (r == 0)
+        r = rr_domain_join(key, b->path, &fd, err);
+    if (r)
+        return r;
+    close(fd);
+    rr_domain_path(key, path, sizeof(path));
+    r = rr_oci_gateway_rewrite(b->spec, path, err);
+    if (r)
+        rr_domain_leave(b->path);
+    return r;
 }
 
 static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
@@ -173,6 +205,7 @@ int command_create(struct call *c)
     struct rr_bundle *b = NULL;
     struct rr_error err = {0};
     char *private = NULL;
+    bool ours = false;
     int r;
 
     if (call_get(c, "--config", "-f")) /* crun's own; not a bundle as others know it */
@@ -180,9 +213,9 @@ int command_create(struct call *c)
     r = rr_bundle_open(bundle ? bundle : ".", &b, &err);
     if (r)
         return call_fail(c, &err);
-    if (b->wasm)
-        r = make_wasm(c, b, &err);
-    if (r == 0 && (rr_bundle_lower_version(b->spec, c->runtime) || b->wasm)) {
+    r = b->wasm ? make_wasm(c, b, &err) : make_gateway(c, b, &ours, &err);
+    ours = ours || b->wasm;
+    if (r == 0 && (rr_bundle_lower_version(b->spec, c->runtime) || ours)) {
         r = rr_bundle_write_private(b, &err);
         if (r == 0 && asprintf(&private, "%s/" RR_OCI_PRIVATE, b->path) > 0) {
             absolute_option(c, "--pid-file");

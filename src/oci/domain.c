@@ -67,6 +67,14 @@ static void state_path(char ret[PATH_MAX])
         snprintf(ret, PATH_MAX, "/run/roadrunner");
 }
 
+void rr_domain_path(const char *key, char *ret, size_t size)
+{
+    char state[PATH_MAX];
+
+    state_path(state);
+    snprintf(ret, size, "%s/domains/%s/shared", state, key);
+}
+
 /* The folder of all domains, locked; -errno. */
 static int open_all(bool make)
 {

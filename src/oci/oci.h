@@ -81,6 +81,10 @@ int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
                          int domain_fd, struct rr_error *err);
 
 #define RR_OCI_DOMAIN 200
+/* Does an ordinary container ask for the folder of its trust domain? RR_E_INVALID. */
+int rr_oci_gateway_read(const struct json_object *spec, bool *ret, struct rr_error *err);
+/* Give it @folder at /run/roadrunner, and say so to its programs. */
+int rr_oci_gateway_rewrite(struct json_object *spec, const char *folder, struct rr_error *err);
 /* Name of the trust domain's folder; "": it has none. RR_E_INVALID. */
 int rr_oci_domain_key(const struct json_object *spec, const struct rr_oci_giver *giver,
                       char ret[RR_OCI_DOMAIN], struct rr_error *err);
@@ -90,6 +94,8 @@ int rr_oci_domain_key(const struct json_object *spec, const struct rr_oci_giver 
 /* The folder of the domain, made if it is the first, as a mount that no path leads to; the
  * container of @bundle is counted. */
 int rr_domain_join(const char *key, const char *bundle, int *ret_fd, struct rr_error *err);
+/* Its path on the host. */
+void rr_domain_path(const char *key, char *ret, size_t size);
 /* The container of @bundle has gone. What nobody uses any more is removed. */
 void rr_domain_leave(const char *bundle);
 

@@ -364,3 +364,15 @@ int rr_chain_load(const struct rr_chain *c, const volatile bool *stop, struct rr
         rr_workflow_free(wf);
     return r;
 }
+
+int rr_chain_open(const char *what, const struct rr_net_tls *tls, bool plain,
+                  struct rr_workflow **ret, struct rr_error *err)
+{
+    struct rr_chain c = {
+        .dir = rr_runtime_dir(), .patience_ns = RR_CHAIN_PATIENCE_NS, .tls = tls, .plain = plain};
+
+    if (strncmp(what, RR_CHAIN_PREFIX, strlen(RR_CHAIN_PREFIX)) != 0)
+        return rr_workflow_load(what, ret, err);
+    c.next = what + strlen(RR_CHAIN_PREFIX);
+    return rr_chain_load(&c, NULL, ret, err);
+}

@@ -25,6 +25,13 @@ struct rr_chain {
 /* Is it "NAME" or "NAME@ADDRESS"? */
 bool rr_chain_next_valid(const char *next);
 
+#define RR_CHAIN_PREFIX "chain:"
+
+/* Where a command takes a workflow file: a file, or "chain:NAME" or "chain:NAME@HOST:PORT", the
+ * chain that begins there; a name alone is of the folder rr_runtime_dir(). As the two functions. */
+int rr_chain_open(const char *what, const struct rr_net_tls *tls, bool plain,
+                  struct rr_workflow **ret, struct rr_error *err);
+
 /**
  * rr_chain_load() - the workflow of a function, or of a whole chain
  * @c:    with a name: the function and who comes next. Without one: asks them all, and waits for

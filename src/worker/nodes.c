@@ -256,7 +256,7 @@ static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
 /* Where @node listens, which has number @as there; it may be this process. */
 static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node, int as)
 {
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
 
     if (node == rm->w->wf->here)
         rr_near_open(rm); /* or it says that there is none */
@@ -496,7 +496,7 @@ static void on_control(void *user, struct rr_net_peer *peer, uint32_t word, cons
 {
     struct via *v = rr_net_peer_data(peer);
     struct nodes *nodes = user;
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
     struct rr_error err;
 
     if (!v)

@@ -9,6 +9,7 @@
 
 #define NEAR_NS 1000000000u   /* for a node of this machine to say where it listens */
 #define READY_NS 10000000000u /* for all nodes to be reached */
+#define IDLE_NS 100000000u
 
 static const char *name_of(const struct remote *rm, int node)
 {
@@ -131,8 +132,12 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
     int r = w->remote ? 0 : rr_remote_new(w, err);
 
     rm = w->remote;
-    if (r || rm->nodes)
+    if (r || rm->nodes) {
+        /* After a while without a run it is not known yet who has gone meanwhile. */
+        if (r == 0 && rr_now_ns() - rm->ended_ns > IDLE_NS && rr_remote_pump(rm, false, err) < 0)
+            r = (int)err->code;
         return r ? r : await_nodes(rm, err);
+    }
     free(rm->states); /* of a start that failed */
     rm->states = calloc(wf->n_nodes, sizeof(*rm->states));
     if (!rm->states)
@@ -154,7 +159,7 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
 
 static void tell_all(struct remote *rm, enum node_word word, uint64_t question)
 {
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
     struct rr_error err;
 
     w.a = question;
@@ -185,6 +190,7 @@ bool rr_nodes_answered(const struct remote *rm, bool *idle, uint64_t *activity)
 /* @rm->run is the next one already. */
 void rr_nodes_end_run(struct remote *rm)
 {
+    rm->ended_ns = rr_now_ns();
     if (!rm->states)
         return;
     tell_all(rm, NODE_RUN, 0);

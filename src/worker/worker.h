@@ -87,6 +87,7 @@ struct rr_worker_options {
 
 /* Where folders for the sockets of processes are made, instead of $XDG_RUNTIME_DIR; kept. */
 void rr_runtime_dir_set(const char *dir);
+const char *rr_runtime_dir(void);
 
 struct rr_result {
     const uint8_t *data; /* borrowed until rr_worker_release() */

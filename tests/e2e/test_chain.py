@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers that hand messages on to each other: by crun and runc, and under containerd."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import MIB, SLOW, guest
+from conftest import BIN, BUILD, MIB, SLOW, guest
 from containers import can_make_containers, make_bundle, make_image, mounts, processes
 from test_containerd import RUNTIME, Containerd, find_containerd, shims
 from test_oci import Oci
@@ -304,6 +307,76 @@ def test_mistakes_are_named(chain, annotations, says):
     done = chain.run("a", "echo", b"x", annotations=annotations)
     assert done.returncode != 0 and says in done.stderr, done
     assert not chain.domains()
+
+
+HOST = ["/usr", "/lib", "/lib64", "/bin", "/etc/ssl", str(BUILD)]
+
+
+def linux_bundle(chain, name, args, **changes):
+    """An ordinary container with this machine's programs and ours."""
+    bundle = make_bundle(chain.folder / name, args, **changes)
+    document = json.loads((bundle / "config.json").read_text())
+    for path in HOST:
+        (bundle / "rootfs" / path[1:]).mkdir(parents=True, exist_ok=True)
+        mount = {"destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"]}
+        document["mounts"].append(mount)
+    document["linux"]["namespaces"] = [n for n in document["linux"]["namespaces"] if n["type"] != "network"]  # fmt: skip
+    (bundle / "config.json").write_text(json.dumps(document))
+    return bundle
+
+
+GATEWAY = {"roadrunner.dev/gateway": "true"}
+
+
+def test_an_ordinary_container_begins_a_chain(chain):
+    chain.start("c", "concat", annotations={"function": "c"})
+    chain.start("b", "upper", annotations={"function": "b", "next": "c"})
+    args = [BIN, "run", "chain:b", "--json"]
+    bundle = linux_bundle(chain, "g", args, annotations=GATEWAY)
+    data = b"gateway" * 1_000_000
+    done = chain("--domain", "d", "run", "-b", bundle, "g", stdin=data)
+    assert done.stdout == b"in=" + data.upper() + b"\n"
+    report = json.loads(done.stderr[done.stderr.index(b"{\n") :])
+    assert [(e["from"], e["to"], e["channel"], e["copied_bytes"]) for e in report["hops"]] == [
+        ("input", "b", "kernel", 0),
+        ("b", "c", "kernel", 0),
+    ]
+    done = chain("run", "-b", bundle, "g", ok=False)
+    assert done.returncode != 0 and b"no trust domain" in done.stderr
+
+
+def test_serve_begins_a_chain(chain):
+    """An HTTP request goes into the chain and back; functions may be started again in between."""
+    chain.start("b", "upper", annotations={"function": "b"})
+    address = f"127.0.0.1:{20000 + os.getpid() % 20000}"
+    bundle = linux_bundle(chain, "g", [BIN, "serve", "chain:b", "-l", address], annotations=GATEWAY)
+    done = subprocess.run(
+        chain.command("--domain", "d", "create", "-b", bundle, "g"),
+        stdin=subprocess.DEVNULL,
+        stdout=(bundle / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+        env=chain.env,
+    )
+    assert done.returncode == 0, (bundle / "log").read_text()
+    chain.names.append("g")
+    chain("start", "g")
+
+    def post(data):
+        for _ in range(int(100 * SLOW)):
+            try:
+                with urllib.request.urlopen(f"http://{address}/", data, timeout=20) as reply:
+                    return reply.read()
+            except urllib.error.URLError as error:
+                if not isinstance(error.reason, ConnectionRefusedError):
+                    raise
+                time.sleep(0.05)
+        raise AssertionError((bundle / "log").read_text())
+
+    for _ in range(3):
+        assert post(b"over http" * 50_000) == b"OVER HTTP" * 50_000
+    chain.delete("b")
+    chain.start("b", "upper", annotations={"function": "b"})
+    assert post(b"again") == b"AGAIN", (bundle / "log").read_text()
 
 
 # --- containerd ----------------------------------------------------------------------------------
