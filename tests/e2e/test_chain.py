@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import BIN, BUILD, MIB, SLOW, guest
+from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, edge, guest
 from containers import can_make_containers, make_bundle, make_image, mounts, processes
 from test_containerd import RUNTIME, Containerd, find_containerd, shims
 from test_oci import Oci
@@ -388,11 +388,7 @@ def containerd(request, cache, tmp_path_factory):
         pytest.skip(f"containerd {request.param} was not built: tools/setup test needs Go for it")
     with tempfile.TemporaryDirectory(prefix="rr-cc-", dir="/tmp") as name:
         folder = Path(name)
-        os.environ["ROADRUNNER_STATE"] = str(folder / "rr")
-        try:
-            daemon = Containerd(request.param, folder, cache)
-        finally:
-            del os.environ["ROADRUNNER_STATE"]
+        daemon = Containerd(request.param, folder, cache)
         files = {f"{n}.wasm": guest(n).read_bytes() for n in ("echo", "upper")}
         image = make_image(folder / "i.tar", "t/chain:1", ["/echo.wasm"], files)
         daemon("image", "import", image)
@@ -447,3 +443,95 @@ def test_two_tasks_of_containerd(containerd):
         time.sleep(0.05)
     assert not list(domains.iterdir())
     containerd("container", "rm", "b")
+
+
+PHOTO = GUESTS / "examples/photo"
+
+
+@pytest.fixture
+def two_nodes(cache, namespaces):
+    """A containerd in each of two network namespaces, each with a folder of domains of its own."""
+    version = 2 if find_containerd(2) else 1
+    files = {f.name: f.read_bytes() for f in PHOTO.glob("*.wasm")}
+    with tempfile.TemporaryDirectory(prefix="rr-cn-", dir="/tmp") as name:
+        daemons = []
+        for n in range(2):
+            folder = Path(name) / str(n)
+            folder.mkdir()
+            inside = ["nsenter", f"--net=/var/run/netns/{namespaces.names[n]}"]
+            daemons.append(Containerd(version, folder, cache, inside))
+            image = make_image(folder / "i.tar", "t/photo:1", ["/join.wasm"], files)
+            daemons[-1]("image", "import", image)
+        yield daemons
+        for daemon in daemons:
+            daemon.stop()
+
+
+def photo_workflow(path, address):
+    """As test_nodes.py has it, with the modules of the image."""
+    functions = {
+        name: {"module": f"/{name}.wasm", **({"node": "b"} if name in ("resize", "join") else {})}
+        for name in ("decode", "resize", "histogram", "join", "encode")
+    }
+    functions["decode"]["memory"] = "512MiB"
+    edges = [
+        edge("input", "decode", "64MiB"),
+        edge("decode.raw", "resize", "512MiB"),
+        edge("decode.raw", "histogram", "512MiB"),
+        edge("resize", "join.picture", "64MiB"),
+        edge("histogram", "join.plot", "64MiB"),
+        edge("join", "encode", "64MiB"),
+    ]
+    document = {
+        "version": 1,
+        "name": "photo",
+        "nodes": {"b": {"address": address}},
+        "functions": functions,
+        "edges": edges,
+        "result": "encode",
+    }
+    path.write_text(json.dumps(document))
+
+
+def test_the_photo_pipeline_over_two_nodes(rr, photo, two_nodes, namespaces, tmp_path):
+    photo_workflow(tmp_path / "flow.yaml", f"{namespaces.net}.2:7400")
+    mount = f"type=bind,src={tmp_path}/flow.yaml,dst=/flow.yaml,options=rbind:ro"
+    common = ["--net-host", "--mount", mount]
+    flow = {"workflow": "/flow.yaml", "plain": "true", "domain": "photo"}
+    log = two_nodes[1].folder / "b.log"
+    two_nodes[1](
+        "run", "-d", "--log-uri", f"file://{log}", *RUNTIME, *common,
+        *options(function="b", **flow), "t/photo:1", "b",
+    )  # fmt: skip
+    done = two_nodes[0].run(
+        "t/photo:1",
+        "a",
+        stdin=photo.read_bytes(),
+        options=[*common, *options(trace="true", **flow)],
+    )
+    assert done.returncode == 0, (done.stderr, log.read_text())
+    assert rr("run", PHOTO / "workflow.yaml", photo, "-o", tmp_path / "one").status == 0
+    assert done.stdout == (tmp_path / "one").read_bytes()
+    hops = re.findall(r"(\w+) -> (\w+): (\w+), \w+, (\d+) bytes, (\d+)", done.stderr.decode())
+    channels = {(h[0], h[1]): h[2] for h in hops}
+    assert channels["decode", "resize"] == "network" and channels["resize", "join"] == "user"
+    assert all(h[4] == "0" for h in hops if int(h[3]) > 256 * KIB), hops
+    end_task(two_nodes[1], "b")
+
+
+def test_a_chain_over_two_nodes(two_nodes, namespaces):
+    """By annotations alone; the function restarts, and the next run finds it again."""
+    address = f"{namespaces.net}.2:7400"
+    log = two_nodes[1].folder / "b.log"
+    serve = [
+        "run", "-d", "--log-uri", f"file://{log}", *RUNTIME, "--net-host",
+        *options(function="encode", listen=":7400", plain="true"), "t/photo:1", "b", "/encode.wasm",
+    ]  # fmt: skip
+    entry = options(next=f"encode@{address}", plain="true", trace="true")
+    entry += ["--net-host"]
+    for n in range(2):
+        two_nodes[1](*serve)
+        done = two_nodes[0].run("t/photo:1", "a", "/join.wasm", stdin=b"no picture", options=entry)
+        # It got there, and what it says comes back: it wants a picture.
+        assert done.returncode == 70 and b"function 'e" in done.stderr, (n, done.stderr)
+        end_task(two_nodes[1], "b")

@@ -33,15 +33,17 @@ def find_containerd(version):
 
 
 class Containerd:
-    def __init__(self, version, folder, cache):
+    def __init__(self, version, folder, cache, prefix=()):
         self.version = version
         self.bin = find_containerd(version)
         self.folder = folder
+        self.prefix = prefix  # what runs it
         self.env = {
             **os.environ,
             "PATH": f"{BUILD}:{os.environ['PATH']}",
             "ROADRUNNER_CACHE_DIR": str(cache),
             "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1",
+            "ROADRUNNER_STATE": str(folder / "rr"),
         }
         (folder / "config.toml").write_text(
             f"""version = 2
@@ -60,7 +62,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     def start(self):
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [self.bin / "containerd", "--config", self.folder / "config.toml"],
+            [*self.prefix, self.bin / "containerd", "--config", self.folder / "config.toml"],
             stdout=log,
             stderr=log,
             env=self.env,
