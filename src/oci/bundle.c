@@ -271,7 +271,7 @@ static void classify(struct rr_bundle *b)
         return;
     name = json_object_get_string(json_object_array_get_idx(args, 0));
     cwd = string_at(process, "cwd");
-    b->wasm = rr_is_module_name(name);
+    b->wasm = rr_is_module_name(name) || rr_is_workflow_name(name);
     if (b->wasm)
         return;
     fd = rr_rootfs_find(b->rootfs, b->spec, name, cwd ? cwd : "/");

@@ -390,6 +390,8 @@ static int delete(const struct options *o)
         rr_job_add(&job, o->id);
         rr_job_wait(&job);
     }
+    if (realpath(bundle, path)) /* of a container that was never made, too */
+        rr_domain_leave(path);
     snprintf(path, sizeof(path), "%s/rootfs", bundle);
     rr_unmount_all(path);
     snprintf(path, sizeof(path), "%s/init.pid", bundle);
@@ -434,6 +436,7 @@ int main(int argc, char **argv)
         return info();
     if (!is_plain(o.namespace) || !is_plain(o.id))
         return die("wrong or missing", "-namespace, -id");
+    setenv("ROADRUNNER_CONTAINERD", o.namespace, 1); /* for roadrunner-oci: who gives annotations */
     if (o.action && strcmp(o.action, "delete") == 0)
         return delete (&o);
     if (o.action && strcmp(o.action, "start") == 0) {

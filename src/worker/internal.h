@@ -133,6 +133,8 @@ struct rr_worker {
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only;
+    const int *image_fds;
+    size_t n_image_fds;
 };
 
 /* message.c */
