@@ -501,6 +501,18 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
     def get(self, *args):
         return json.loads(self("get", *args, "-o", "json").stdout)
 
+    def objects(self, text):
+        """Those of a manifest."""
+        text = self(
+            "create", "--dry-run=client", "-o", "json", "-f", "-", stdin=text
+        ).stdout.decode()
+        found, at = [], 0
+        while at < len(text.rstrip()):
+            one, at = json.JSONDecoder().raw_decode(text, at)
+            found.append(one)
+            at += len(text[at:]) - len(text[at:].lstrip())
+        return found
+
     def apply(self, what, *args):
         """@what: YAML or JSON, or such as will be JSON."""
         if isinstance(what, list):
@@ -519,7 +531,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward
 
 def images(folder):
     """Of modules, and of `roadrunner serve` with the libraries that it needs."""
-    names = ("sleeper", "hog", "stdio_upper", "stdio_fail", "start_trap")
+    names = ("sleeper", "hog", "stdio_upper", "stdio_fail", "start_trap", "echo", "upper", "concat")
     files = {f"{n}.wasm": guest(n).read_bytes() for n in names}
     files["bin/busybox"] = BUSYBOX.read_bytes()
     flow = """version: 1

@@ -318,3 +318,156 @@ def test_restarted_containerd(k, how):
     k.running("q")
     assert k.logs("p", "-c", "c") == "ready\n"
     k("delete", "pod", "p", "--timeout=40s")
+
+
+# --- chains ----------------------------------------------------------------------------------------
+
+
+def function(name, module, node, more=None, **annotations):
+    """A Deployment of one function: `next`, `listen` and others are annotations of its pods."""
+    notes = {f"roadrunner.dev/{key}": value for key, value in annotations.items()}
+    container = {
+        "name": "c",
+        "image": "test.local/modules:1",
+        "command": [f"/{module}.wasm"],
+        "livenessProbe": {"exec": {"command": ["status"]}, "periodSeconds": 5},
+        "resources": {"limits": {"memory": "256Mi"}},
+        "volumeMounts": [],
+    }
+    spec = {
+        "runtimeClassName": "roadrunner",
+        "nodeSelector": {"kubernetes.io/hostname": f"node{node}"},
+        "terminationGracePeriodSeconds": 10,
+        "containers": [container],
+    }
+    if more:  # a Secret, with what TLS needs
+        spec["volumes"] = [{"name": "tls", "secret": {"secretName": more}}]
+        container["volumeMounts"] = [{"name": "tls", "mountPath": "/etc/roadrunner/tls"}]
+    labels = {"app": name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "strategy": {"type": "Recreate"},
+            "template": {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {"roadrunner.dev/function": name, **notes},
+                },
+                "spec": spec,
+            },
+        },
+    }
+
+
+def gateway(k, first, node):
+    """deploy/serve.yaml, for the chain that begins at @first."""
+    deployment, entrance = k.cluster.objects(manifest("serve.yaml"))
+    deployment["spec"]["replicas"] = 1
+    template = deployment["spec"]["template"]
+    template["metadata"]["annotations"] = {"roadrunner.dev/gateway": "true"}
+    template["spec"]["nodeSelector"] = {"kubernetes.io/hostname": f"node{node}"}
+    template["spec"]["containers"][0]["command"][2] = f"chain:{first}"
+    return [deployment, entrance]
+
+
+def service(name, port, address=None):
+    spec = {"selector": {"app": name}, "ports": [{"port": port, "targetPort": port}]}
+    if address:
+        spec["clusterIP"] = address
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def ask(k, body, seconds=60):
+    """From outside, through the Service, until the chain is there; what comes back."""
+    address = json.loads(k("get", "service", "serve", "-o", "json").stdout)["spec"]["clusterIP"]
+    command = [*k.cluster.space.enter(), "curl", "-s", "--max-time", "20", "-w", "\n%{http_code}"]
+    command += ["--data-binary", "@-", f"http://{address}/"]
+    told = []
+
+    def answered():
+        done = subprocess.run(command, input=body, capture_output=True)
+        reply, _, status = done.stdout.rpartition(b"\n")
+        told[:] = [status, reply[:200], done.stderr]
+        return (reply,) if status == b"200" else None
+
+    return eventually(answered, seconds, lambda: told)[0]
+
+
+def entry(k, node, target, data, **annotations):
+    """A pod whose stdin goes through the chain. Its status and log."""
+    notes = {"next": target, "trace": "true", "patience": "5", **annotations}
+    container = {"name": "c", "command": ["/echo.wasm"], "stdin": True, "stdinOnce": True}
+    notes = {f"roadrunner.dev/{key}": value for key, value in notes.items()}
+    k.pod("entry", container, node=node, annotations=notes)
+    eventually(lambda: set(k.state("entry").get("state", {})) & {"running", "terminated"})
+    k("attach", "-i", "entry", stdin=data, ok=False)
+    return k.ended("entry")["exitCode"], k.logs("entry")
+
+
+def hops(log):
+    found = re.findall(r"(\w+) -> (\w+): (\w+), \w+, (\d+) bytes, (\d+) copied", log)
+    return [(a, b, kind, int(n), int(copied)) for a, b, kind, n, copied in found]
+
+
+def test_chain_on_one_node(k):
+    """A request from outside, through `serve`, two functions in pods of their own, and back."""
+    k.apply([function("one", "upper", 1, next="two"), function("two", "concat", 1)])
+    k.apply(gateway(k, "one", 1))
+    for name in ("one", "two", "serve"):
+        k("rollout", "status", f"deployment/{name}", "--timeout=60s")
+    data = os.urandom(3000).hex().encode() * 1000
+    assert ask(k, data) == b"in=" + data.upper() + b"\n"
+    status, log = entry(k, 1, "one", b"word" * 1000)
+    assert status == 0 and "in=" + "WORD" * 1000 in log, log
+    kinds = hops(log)
+    assert [h[:3] for h in kinds][1:] == [("entry", "one", "kernel"), ("one", "two", "kernel")], log
+    assert all(h[4] == 0 for h in kinds), log
+
+    k("rollout", "restart", "deployment/two")  # and again, with another worker
+    k("rollout", "status", "deployment/two", "--timeout=60s")
+    assert ask(k, b"again") == b"in=AGAIN\n"
+
+
+def test_chain_over_two_nodes(k):
+    """With TLS, whose files are a Secret."""
+    address = "10.96.77.10"
+    keys = k.cluster.keys
+    keys.cert("function", "/CN=function", "serverAuth,clientAuth", f"IP:{address}")
+    k("create", "secret", "generic", "tls", "--from-file=tls.crt=" + keys / "function.crt",
+      "--from-file=tls.key=" + keys / "function.key", "--from-file=ca.crt=" + keys / "ca.crt")  # fmt: skip
+    k.apply([service("two", 7400, address)])
+    k.apply([
+        function("one", "upper", 1, "tls", next=f"two@{address}:7400"),
+        function("two", "concat", 2, "tls", listen=":7400"),
+    ])  # fmt: skip
+    k.apply(gateway(k, "one", 1))
+    for name in ("one", "two", "serve"):
+        k("rollout", "status", f"deployment/{name}", "--timeout=60s")
+    data = os.urandom(3000).hex().encode() * 1000
+    assert ask(k, data) == b"in=" + data.upper() + b"\n"
+    status, log = entry(k, 1, "one", b"word" * 1000)
+    assert status == 0, log
+    assert [h[:3] for h in hops(log)][1:] == [
+        ("entry", "one", "kernel"),
+        ("one", "two", "network"),
+    ], log
+
+
+def test_another_namespace_is_out_of_reach(k, cluster):
+    """Not by a name, nor by what it says of itself."""
+    k.apply([function("one", "upper", 1)])
+    k("rollout", "status", "deployment/one", "--timeout=60s")
+    other = Namespace(cluster, "foreign")
+    try:
+        for domain in (None, k.name, f"../k8s.{k.name}", f"k8s.{k.name}"):
+            notes = {"domain": domain} if domain else {}
+            status, log = entry(other, 1, "one", b"secret", **notes)
+            assert status != 0 and "SECRET" not in log, (domain, log)
+            other("delete", "pod", "entry", "--timeout=40s")
+    finally:
+        cluster("delete", "namespace", "foreign", "--timeout=90s")
+    status, log = entry(k, 1, "one", b"secret")
+    assert status == 0 and "SECRET" in log
