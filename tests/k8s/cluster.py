@@ -124,13 +124,16 @@ class Space:
             preexec_fn=end_with_parent,
         )
         eventually(ready.exists, 20, lambda: (folder / f"{name}.log").read_text())
-        self.pid = self.last_child(self.process.pid)
+        self.pid = eventually(self.first, 20)
 
-    @staticmethod
-    def last_child(pid):
-        while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            pid = int(children[0])
-        return pid
+    def first(self):
+        """The process that holds the namespaces, once it is there."""
+        pid = self.process.pid
+        with contextlib.suppress(OSError):  # of the script
+            while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                pid = int(children[0])
+            return pid if os.readlink(f"/proc/{pid}/exe") == str(BIN / "pause") else None
+        return None
 
     def enter(self):
         flags = {"pid": "-p", "mount": "-m", "net": "-n", "uts": "-u"}
