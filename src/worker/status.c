@@ -156,7 +156,6 @@ static void fill(struct rr_status *s, const struct rr_workflow *wf, const char *
                  strcmp(e->to_port, "in") == 0 ? "" : e->to_port);
         s->edges[n].here = wf->functions[e->to].node == wf->here;
     }
-    atomic_thread_fence(memory_order_release);
     h->magic = MAGIC;
 }
 
