@@ -377,6 +377,7 @@ static int run(int argc, char **argv)
     s.progress.off = s.rq.quiet;
     options.no_cache = s.rq.no_cache;
     options.spin_ns = s.rq.spin_ns;
+    options.kind = "run";
     r = rr_chain_open(s.rq.workflow, s.rq.net.tls.cert_file ? &s.rq.net.tls : NULL, s.rq.net.plain,
                       &s.wf, &err);
     if (r == 0 && s.rq.isolate)

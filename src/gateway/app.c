@@ -57,6 +57,7 @@ static bool leaves(const struct rr_workflow *wf)
 static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
 {
     struct rr_worker_options options = {
+        .kind = "serve",
         .no_cache = gw->o.no_cache,
         .arena.watch_pressure = true,
         .tls = gw->o.node_tls,

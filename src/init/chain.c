@@ -271,7 +271,8 @@ static int run(struct rr_worker *w, struct rr_error *err)
 int rr_init_chain(const struct rr_init_options *o, const char *path)
 {
     const int image_fds[2] = {o->image_fd, o->second_fd};
-    struct rr_worker_options options = {.no_cache = true, .arena.watch_pressure = true};
+    struct rr_worker_options options = {
+        .kind = o->function ? "function" : "entry", .no_cache = true, .arena.watch_pressure = true};
     struct rr_workflow *wf = NULL;
     struct rr_worker *w = NULL;
     struct rr_error err = {0};

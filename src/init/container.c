@@ -193,7 +193,7 @@ int rr_init_container(const struct rr_init_options *o)
     find_module(o->argv[0], path, sizeof(path));
     base = strrchr(path, '/');
     prctl(PR_SET_NAME, base ? base + 1 : path);
-    if (access(path, F_OK) != 0) {
+    if (!o->workflow && access(path, F_OK) != 0) {
         rr_error_set(&err, RR_E_NOINPUT, "check the entrypoint of the image, or the command",
                      "cannot find the module %s: %s", o->argv[0], strerror(errno));
         return rr_init_tell(&err, RR_INIT_NOT_FOUND);

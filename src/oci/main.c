@@ -33,7 +33,8 @@ static const char help[] =
     "  ROADRUNNER_RUNTIME    the runtime below: a name or a path (crun, or else runc)\n"
     "  ROADRUNNER_WORKER     roadrunner-worker, if it does not lie beside this command\n"
     "  ROADRUNNER_CACHE_DIR  folder of compiled modules (/var/cache/roadrunner)\n"
-    "  ROADRUNNER_STATE      folder of trust domains (/run/roadrunner)\n";
+    "  ROADRUNNER_STATE      folder of trust domains (/run/roadrunner)\n"
+    "  ROADRUNNER_CONTAINERD set by our shim: containerd's namespace\n";
 
 static const struct {
     const char *name;

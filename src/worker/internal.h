@@ -10,6 +10,7 @@
 #ifndef RR_WORKER_INTERNAL_H
 #define RR_WORKER_INTERNAL_H
 
+#include "worker/status.h"
 #include "worker/worker.h"
 
 struct small {
@@ -135,6 +136,7 @@ struct rr_worker {
     bool plain, network_only;
     const int *image_fds;
     size_t n_image_fds;
+    struct rr_status *status; /* NULL: not told; of @share */
 };
 
 /* message.c */

@@ -260,6 +260,10 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         r = make_common(w, options, err);
     if (r == 0)
         r = load_all(w, err);
+    if (r == 0)
+        w->status = w->share        ? w->share->status
+                    : options->kind ? rr_status_new(wf, options->kind)
+                                    : NULL;
     if (r) {
         rr_worker_free(w);
         return r;
@@ -312,6 +316,7 @@ void rr_worker_free(struct rr_worker *w)
     free(w->fns);
     free(w->input.edges);
     if (!w->share) {
+        rr_status_free(w->status);
         rr_engine_free(w->engine);
         rr_arena_free(w->arena);
     }

@@ -83,6 +83,7 @@ struct rr_worker_options {
      * rr_module_load_image(). */
     const int *image_fds;
     size_t n_image_fds;
+    const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };
 
 /* Where folders for the sockets of processes are made, instead of $XDG_RUNTIME_DIR; kept. */

@@ -4,9 +4,12 @@
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -174,7 +177,8 @@ def test_domains_do_not_meet(chain):
         "for f in /proc/1/fd/*; do [ -d $f/ ] && /bin/busybox ls $f/ $f/.. $f/../../..; done; true"
     )
     done = chain("exec", "x", "/bin/busybox", "sh", "-c", script)
-    assert set(re.findall(rb"^[\w.]+$", done.stdout, re.M)) == {b"x"}, done
+    names = set(re.findall(rb"^[\w.]+$", done.stdout, re.M))
+    assert {n for n in names if not n.startswith(b"roadrunner.status.")} == {b"x"}, done
     # Nor is there a path to it.
     done = chain("exec", "x", "/bin/busybox", "find", "/", "-xdev", "-type", "s")
     assert done.stdout == b""
@@ -307,6 +311,81 @@ def test_mistakes_are_named(chain, annotations, says):
     done = chain.run("a", "echo", b"x", annotations=annotations)
     assert done.returncode != 0 and says in done.stderr, done
     assert not chain.domains()
+
+
+def ps(chain, *args, command=BIN, **kw):
+    done = subprocess.run(
+        [command, "ps", *args], capture_output=True, env=chain.env, timeout=30 * SLOW, **kw
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode()
+
+
+def ps_json(chain):
+    document = json.loads(ps(chain, "--json", "--interval", "0"))
+    return [w for w in document["workers"] if w["domain"] == "domain.d"]
+
+
+def test_ps_and_status(chain):
+    chain.start("c", "concat", annotations={"function": "c"})
+    chain.start("b", "upper", annotations={"function": "b", "next": "c"})
+    for data in (b"x" * 1000, b"x" * MIB):
+        chain.run("a", "echo", data, annotations={"next": "b"})
+    workers = {w["functions"][0]["name"]: w for w in ps_json(chain)}
+    assert set(workers) == {"b", "c"}
+    for name, worker in workers.items():
+        assert worker["pid"] == chain.state(name)["pid"] and worker["kind"] == "function"
+        assert worker["functions"] == [{"name": name, "runs": 2, "running": 0}]
+        (channel,) = worker["channels"]
+        assert channel["channel"] == "kernel" and channel["messages"] == 2
+        assert channel["payload_bytes"] == MIB + 1000
+        assert channel["copied_bytes"] < 10_000  # the small one
+        inside = json.loads(chain("exec", name, "status").stdout)
+        assert inside["functions"] == worker["functions"]
+        assert inside["channels"] == worker["channels"] and inside["pid"] == 1
+    table = ps(chain)
+    assert re.search(r"domain.d +chain +b +2 +0\n", table)
+    assert re.search(r"input +b +kernel +2 +1.0 MiB", table), table
+    # Somebody else sees nothing of it.
+    chain.folder.chmod(0o711)
+    command = shutil.copy(BIN, chain.folder / "roadrunner")
+    nobody = ps(chain, "--json", "--interval", "0", command=command, user=65534, cwd="/")
+    assert not [w for w in json.loads(nobody)["workers"] if w["domain"]]
+
+
+def test_ps_does_not_believe_or_wait(chain):
+    chain.start("b", "upper", annotations={"function": "b"})
+    (folder,) = (chain.folder / "rr/domains").glob("*/shared")
+    (folder / "roadrunner.status.link").symlink_to("/run/nothing")
+    (folder / "roadrunner.status.file").write_bytes(b"x" * 100)
+    os.mkfifo(folder / "roadrunner.status.fifo")
+    hostile = []
+    for name, says in (("silent", None), ("garbage", b"\0" * 500), ("endless", b"x" * MIB)):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(folder / f"roadrunner.status.{name}"))
+        listener.listen()
+        hostile.append(listener)
+
+        def answer(listener=listener, says=says):
+            while True:
+                try:
+                    connection = listener.accept()[0]
+                    while says:
+                        connection.sendall(says)
+                        if len(says) < MIB:
+                            connection.close()
+                            break
+                    time.sleep(3)
+                except OSError:
+                    return
+
+        threading.Thread(target=answer, daemon=True).start()
+    begin = time.monotonic()
+    assert [w["functions"][0]["name"] for w in ps_json(chain)] == ["b"]
+    assert time.monotonic() - begin < 3 * SLOW
+    for listener in hostile:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
 HOST = ["/usr", "/lib", "/lib64", "/bin", "/etc/ssl", str(BUILD)]
