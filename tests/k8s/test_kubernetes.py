@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import BIN, OURS, ROOT, SERVICES, SLOW, Cluster, eventually, images
+from cluster import BIN, BUILD, OURS, ROOT, SERVICES, SLOW, Cluster, eventually, images
 from containers import cgroups
 
 LOAD = Path(__file__).with_name("load.py")
@@ -48,11 +48,11 @@ def cluster(tmp_path_factory):
         c(*["rollout", "status", "-n", "kube-system", "ds/roadrunner-installer", "--timeout=90s"])
         c.space.run("ip", "route", "add", SERVICES, "via", c.nodes[0].ip)
         yield c
-        if keep := os.environ.get("RR_K8S_LOGS"):
-            shutil.copytree(
-                c.folder, keep, ignore=shutil.ignore_patterns("containerd", "etcd", "run")
-            )
     finally:
+        if keep := os.environ.get("RR_K8S_LOGS"):  # a folder for those of the daemons
+            for path in [*c.folder.glob("*.log"), *c.folder.glob("node*/*.log")]:
+                name = str(path.relative_to(c.folder)).replace("/", "-")
+                shutil.copy(path, Path(keep) / name)
         c.stop()
 
 
@@ -412,6 +412,11 @@ def hops(log):
     return [(a, b, kind, int(n), int(copied)) for a, b, kind, n, copied in found]
 
 
+def cluster_ps(node):
+    text = node.run(BUILD / "roadrunner", "ps", "--json", "--interval", "0").stdout
+    return json.loads(text)["workers"]
+
+
 def test_chain_on_one_node(k):
     """A request from outside, through `serve`, two functions in pods of their own, and back."""
     k.apply([function("one", "upper", 1, next="two"), function("two", "concat", 1)])
@@ -425,6 +430,15 @@ def test_chain_on_one_node(k):
     kinds = hops(log)
     assert [h[:3] for h in kinds][1:] == [("entry", "one", "kernel"), ("one", "two", "kernel")], log
     assert all(h[4] == 0 for h in kinds), log
+
+    listed = cluster_ps(k.cluster.nodes[0])
+    ours = {w["functions"][0]["name"]: w for w in listed if w["domain"] == f"k8s.{k.name}"}
+    assert {"one", "two"} <= set(ours), listed
+    for name in ("one", "two"):
+        channels = ours[name]["channels"]
+        assert {c["channel"] for c in channels} == {"kernel"}
+        assert sum(c["payload_bytes"] for c in channels) > len(data)
+        assert sum(c["copied_bytes"] for c in channels) < 10_000  # the small one
 
     k("rollout", "restart", "deployment/two")  # and again, with another worker
     k("rollout", "status", "deployment/two", "--timeout=60s")
