@@ -3,11 +3,11 @@
 
 _roadrunner() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
-    local commands="run serve check explain inspect compile bench worker help"
+    local commands="run serve check explain inspect compile ps bench worker help"
     local run="-i --input -o --output --repeat --trace --json --no-cache --isolation --spin --tls-cert --tls-key --tls-ca --plain --network-only -v --verbose -q --quiet"
     local worker="--node --listen --tls-cert --tls-key --tls-ca --plain --network-only --spin --no-cache -v --verbose -q --quiet"
 
-    local serve="-l --listen -r --route --admin --access-log --otlp --otlp-ratio --tls-cert --tls-key --tls-client-ca --deadline --concurrency --queue --duplicates --max-body --max-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
+    local serve="-l --listen -r --route --admin --access-log --otlp --otlp-ratio --tls-cert --tls-key --tls-client-ca --node-cert --node-key --node-ca --node-plain --deadline --concurrency --queue --duplicates --max-body --max-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
@@ -15,7 +15,7 @@ _roadrunner() {
         return
     fi
     case $prev in
-    -i | --input | -o | --output | --trace | --svg | --access-log | --tls-*)
+    -i | --input | -o | --output | --trace | --svg | --access-log | --tls-* | --node-cert | --node-key | --node-ca)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
         return
@@ -24,7 +24,7 @@ _roadrunner() {
         mapfile -t COMPREPLY < <(compgen -W "process worker" -- "$cur")
         return
         ;;
-    --repeat | --sizes | --spin | --node | -l | --listen | -r | --route | --admin | --otlp | --otlp-ratio | --deadline | --concurrency | --queue | \
+    --repeat | --interval | --sizes | --spin | --node | -l | --listen | -r | --route | --admin | --otlp | --otlp-ratio | --deadline | --concurrency | --queue | \
         --duplicates | --max-body | --max-memory | --max-header | --max-connections | --header-time | --idle | \
         --min-rate | --drain | --threads)
         return
@@ -38,6 +38,7 @@ _roadrunner() {
         check | inspect) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur") ;;
         explain) mapfile -t COMPREPLY < <(compgen -W "--json --svg --help" -- "$cur") ;;
         compile) mapfile -t COMPREPLY < <(compgen -W "-q --quiet --help" -- "$cur") ;;
+        ps) mapfile -t COMPREPLY < <(compgen -W "--json --interval --help" -- "$cur") ;;
         bench) mapfile -t COMPREPLY < <(compgen -W "--sizes --repeat --json --help" -- "$cur") ;;
         esac
         return
@@ -47,7 +48,7 @@ _roadrunner() {
     help) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur") ;;
     check | explain | serve) mapfile -t COMPREPLY < <(compgen -d -- "$cur"; compgen -f -X '!*.y?(a)ml' -- "$cur") ;;
     inspect) mapfile -t COMPREPLY < <(compgen -d -- "$cur"; compgen -f -X '!*.wasm' -- "$cur") ;;
-    bench) ;;
+    bench | ps) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
     esac
 }

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # fish completion of roadrunner
 
-set -l commands run serve check explain inspect compile bench worker help
+set -l commands run serve check explain inspect compile ps bench worker help
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a run -d "run a workflow on an input"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a serve -d "answer HTTP requests"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a check -d "look for mistakes in a workflow"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a explain -d "show a workflow's graph"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a inspect -d "tell which tier a module gets"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a compile -d "compile modules ahead"
+complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a ps -d "list the functions of this machine"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a bench -d "measure hand-offs"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a worker -d "serve the functions of one node"
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a help -d "help on a command"
@@ -29,6 +30,10 @@ complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l access-log -r -
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l tls-cert -r -d "certificate chain"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l tls-key -r -d "its key"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l tls-client-ca -r -d "authorities of clients"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l node-cert -r -d "for other nodes"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l node-key -r -d "its key"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l node-ca -r -d "authorities of nodes"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l node-plain -d "no TLS to nodes"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l deadline -x -d "for a request"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l concurrency -x -d "that run at once"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l queue -x -d "that wait"
@@ -43,10 +48,11 @@ complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l min-rate -x -d 
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l drain -x -d "after SIGTERM"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l threads -x -d "that read and write"
 complete -c roadrunner -n "__fish_seen_subcommand_from run serve compile" -s q -l quiet -d "errors only"
-complete -c roadrunner -n "__fish_seen_subcommand_from run check explain inspect bench" -l json -d "as JSON"
+complete -c roadrunner -n "__fish_seen_subcommand_from run check explain inspect bench ps" -l json -d "as JSON"
 complete -c roadrunner -n "__fish_seen_subcommand_from explain" -l svg -r -d "draw the graph"
 complete -c roadrunner -n "__fish_seen_subcommand_from bench" -l sizes -x -d "payloads"
 complete -c roadrunner -n "__fish_seen_subcommand_from bench" -l repeat -x -d "measurements"
+complete -c roadrunner -n "__fish_seen_subcommand_from ps" -l interval -x -d "seconds to measure over"
 complete -c roadrunner -l help -s h -d "help"
 complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l tls-cert -r -d "our certificate"
 complete -c roadrunner -n "__fish_seen_subcommand_from run worker" -l tls-key -r -d "its key"

@@ -8,6 +8,22 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
+/* Annotations, as far as an image may have written them. */
+static void chain_of(struct json_object *spec)
+{
+    const struct rr_oci_giver giver = {.containerd = "default"};
+    struct rr_oci_chain c = {0};
+    char key[RR_OCI_DOMAIN];
+    struct rr_error err;
+
+    if (rr_oci_domain_key(spec, &giver, key, &err) == 0 && (strchr(key, '/') || key[0] == '.'))
+        abort();
+    if (rr_oci_chain_read(spec, &c, &err) == 0 && c.any &&
+        rr_oci_chain_rewrite(spec, &c, 5, 6, &err) != 0)
+        abort();
+    rr_oci_chain_deinit(&c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct json_object *spec = NULL, *again = NULL;
@@ -23,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     rr_bundle_lower_version(spec, "/usr/bin/crun");
     if (rr_bundle_rewrite(spec, 3, 4, &err) == 0 && rr_bundle_annotation(spec, "run.oci.handler"))
         abort(); /* the runtime below would run it itself */
+    chain_of(spec);
     text = json_object_to_json_string_ext(spec, JSON_C_TO_STRING_PLAIN);
     if (rr_bundle_parse(text, strlen(text), &again, &err) != 0)
         abort();

@@ -262,6 +262,18 @@ static int parse_listen(const char *at, struct sockaddr_storage *a, struct rr_er
                         "'%s' is no address to listen on", at);
 }
 
+static ino_t inode_of(const char *path)
+{
+    struct stat st;
+
+    return lstat(path, &st) == 0 ? st.st_ino : 0;
+}
+
+static bool still_ours(const struct listener *l)
+{
+    return l->inode && inode_of(l->path) == l->inode;
+}
+
 int rr_net_listen(struct rr_net *net, const char *at, struct rr_error *err)
 {
     struct sockaddr_storage a;
@@ -295,6 +307,7 @@ int rr_net_listen(struct rr_net *net, const char *at, struct rr_error *err)
     net->listeners = l;
     if (l->unix_socket) {
         snprintf(l->path, sizeof(l->path), "%s", at + 5);
+        l->inode = inode_of(l->path);
         return 0;
     }
     getsockname(l->fd, (struct sockaddr *)&a, &len);
@@ -447,7 +460,7 @@ void rr_net_free(struct rr_net *net)
 
         net->listeners = l->next;
         close(l->fd);
-        if (l->unix_socket)
+        if (l->unix_socket && still_ours(l)) /* or a newer process has taken its place */
             unlink(l->path);
         free(l);
     }

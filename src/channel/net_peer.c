@@ -348,6 +348,11 @@ void peer_connected(struct conn *c)
     if (!c->extra) {
         len = sizeof(peer->reached);
         getpeername(c->fd, (struct sockaddr *)&peer->reached, &len);
+        if (peer->reached.ss_family == AF_UNIX) { /* its listener may see it under another name */
+            struct sockaddr_un *u = (void *)&peer->reached;
+
+            snprintf(u->sun_path, sizeof(u->sun_path), "%s", peer->target + 5);
+        }
         for (struct conn *other = peer->net->conns; other; other = next) {
             next = other->next;
             if (other != c && other->peer == peer)

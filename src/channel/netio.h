@@ -222,6 +222,7 @@ struct listener {
     struct listener *next;
     int fd;
     bool unix_socket;
+    ino_t inode; /* of the socket's file */
     char path[108];
 };
 

@@ -16,7 +16,7 @@ struct cli_command {
 };
 
 extern const struct cli_command cli_run, cli_check, cli_explain, cli_inspect, cli_compile,
-    cli_bench, cli_worker, cli_serve;
+    cli_bench, cli_worker, cli_serve, cli_ps;
 
 /* One line and a hint on stderr; returns the exit status. */
 int cli_error(const struct rr_error *err);

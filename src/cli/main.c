@@ -6,7 +6,7 @@
 
 static const struct cli_command *const commands[] = {&cli_run,     &cli_serve,   &cli_worker,
                                                      &cli_check,   &cli_explain, &cli_inspect,
-                                                     &cli_compile, &cli_bench};
+                                                     &cli_compile, &cli_ps,      &cli_bench};
 
 static void print_help(FILE *f)
 {

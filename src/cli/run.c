@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/report.h"
+#include "worker/chain.h"
 
 #define MAX_REPEAT 10000000u
 
@@ -376,7 +377,9 @@ static int run(int argc, char **argv)
     s.progress.off = s.rq.quiet;
     options.no_cache = s.rq.no_cache;
     options.spin_ns = s.rq.spin_ns;
-    r = rr_workflow_load(s.rq.workflow, &s.wf, &err);
+    options.kind = "run";
+    r = rr_chain_open(s.rq.workflow, s.rq.net.tls.cert_file ? &s.rq.net.tls : NULL, s.rq.net.plain,
+                      &s.wf, &err);
     if (r == 0 && s.rq.isolate)
         rr_workflow_isolate_all(s.wf);
     if (r == 0 && rr_workflow_has_nodes(s.wf))
@@ -411,8 +414,9 @@ const struct cli_command cli_run = {
     .name = "run",
     .summary = "run a workflow on an input",
     .help =
-        "Usage: roadrunner run WORKFLOW [INPUT] [OPTION...]\n\n"
-        "Sends INPUT (a file, or stdin) through the workflow and writes its result. What each\n"
+        "Usage: roadrunner run WORKFLOW|chain:NAME[@HOST:PORT] [INPUT] [OPTION...]\n\n"
+        "Sends INPUT (a file, or stdin) through the workflow, or through the chain of containers\n"
+        "that begins at NAME, and writes its result. What each\n"
         "hand-off cost is printed on stderr.\n\n"
         "Options:\n"
         "  -i, --input FILE   the input; - is stdin (default)\n"

@@ -7,12 +7,14 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "gateway/gateway.h"
+#include "worker/chain.h"
 
 struct request {
     struct rr_gateway_options o;
     const char *listen[RR_GATEWAY_MAX_LISTEN];
     struct rr_gateway_route routes[RR_GATEWAY_MAX_ROUTES];
     char *paths[RR_GATEWAY_MAX_ROUTES]; /* owned; NULL where the route's path is borrowed */
+    struct rr_net_tls node;
 };
 
 /* --- values ---------------------------------------------------------------------------------- */
@@ -125,12 +127,19 @@ static int parse_route(struct request *rq, char *text)
     return add_route(rq, text, equals + 1);
 }
 
-/* The workflow's `name`, or else that of its file. */
+/* The workflow's `name`, or else that of its file; of a chain that of its first function. */
 static int path_of(const char *file, char **ret)
 {
     struct rr_workflow *wf = NULL;
     struct rr_error err = {0};
-    int r = rr_workflow_load(file, &wf, &err);
+    const char *chain = strncmp(file, RR_CHAIN_PREFIX, strlen(RR_CHAIN_PREFIX)) == 0
+                            ? file + strlen(RR_CHAIN_PREFIX)
+                            : NULL;
+    int r;
+
+    if (chain)
+        return asprintf(ret, "/%.*s", (int)strcspn(chain, "@"), chain) < 0 ? RR_E_SYSTEM : 0;
+    r = rr_workflow_load(file, &wf, &err);
 
     if (r) {
         cli_error(&err);
@@ -184,6 +193,18 @@ static int take_option(struct request *rq, int c, char *text)
     case 'T':
         rq->o.tls_client_ca = text;
         return 0;
+    case 'x':
+        rq->node.cert_file = text;
+        return 0;
+    case 'y':
+        rq->node.key_file = text;
+        return 0;
+    case 'z':
+        rq->node.ca_file = text;
+        return 0;
+    case 'p':
+        rq->o.node_plain = true;
+        return 0;
     case 'A':
         rq->o.access_log = text;
         return 0;
@@ -212,7 +233,21 @@ static int take_option(struct request *rq, int c, char *text)
     }
 }
 
-#define N_WORDS 13 /* other options */
+/* How to talk to other nodes. */
+static int take_nodes(struct request *rq)
+{
+    const struct rr_net_tls *t = &rq->node;
+    bool any = t->cert_file || t->key_file || t->ca_file;
+
+    if (any && !(t->cert_file && t->key_file && t->ca_file))
+        return cli_usage(&cli_serve, "--node-cert, --node-key and --node-ca go together");
+    if (any && rq->o.node_plain)
+        return cli_usage(&cli_serve, "--node-plain and TLS exclude each other");
+    rq->o.node_tls = any ? t : NULL;
+    return 0;
+}
+
+#define N_WORDS 17 /* other options */
 
 static int parse(struct request *rq, int argc, char **argv)
 {
@@ -226,6 +261,10 @@ static int parse(struct request *rq, int argc, char **argv)
         {"tls-client-ca", required_argument, NULL, 'T'},
         {"otlp", required_argument, NULL, 'O'},
         {"otlp-ratio", required_argument, NULL, 'R'},
+        {"node-cert", required_argument, NULL, 'x'},
+        {"node-key", required_argument, NULL, 'y'},
+        {"node-ca", required_argument, NULL, 'z'},
+        {"node-plain", no_argument, NULL, 'p'},
         {"isolation", required_argument, NULL, 'I'},
         {"no-cache", no_argument, NULL, 'c'},
         {"verbose", no_argument, NULL, 'v'},
@@ -240,7 +279,7 @@ static int parse(struct request *rq, int argc, char **argv)
     if (r == 0 && (!rq->o.tls_cert != !rq->o.tls_key || (rq->o.tls_client_ca && !rq->o.tls_cert)))
         r = cli_usage(&cli_serve,
                       "--tls-cert and --tls-key go together, --tls-client-ca with both");
-    return r ? r : add_operands(rq, argc, argv);
+    return r ? r : take_nodes(rq) ? RR_E_USAGE : add_operands(rq, argc, argv);
 }
 
 static int run(int argc, char **argv)
@@ -267,8 +306,9 @@ const struct cli_command cli_serve = {
     .name = "serve",
     .summary = "answer HTTP requests with workflows",
     .help =
-        "Usage: roadrunner serve WORKFLOW... [OPTION...]\n\n"
-        "Each request's body goes through a workflow, whose result is the reply. One workflow\n"
+        "Usage: roadrunner serve WORKFLOW|chain:NAME[@HOST:PORT]... [OPTION...]\n\n"
+        "Each request's body goes through a workflow, or through the chain of containers that\n"
+        "begins at NAME; the result is the reply. One workflow\n"
         "answers at all paths, of several each at /NAME. SIGTERM ends it when what runs has been\n"
         "answered, SIGHUP reads the workflows and modules again.\n\n"
         "Options:\n"
@@ -304,6 +344,10 @@ const struct cli_command cli_serve = {
         "      --min-rate SIZE        per second, of bodies and replies (1KiB)\n"
         "      --drain TIME           for what runs, after SIGTERM (30s)\n"
         "      --threads N            that read and write (one per core)\n"
+        "      --node-cert FILE, --node-key FILE, --node-ca FILE\n"
+        "                       to talk TLS with the nodes of workflows\n"
+        "      --node-plain     without TLS: whoever is on that network can read and change "
+        "messages\n"
         "      --isolation process    run each function in a process of its own\n"
         "      --no-cache             compile the modules anew and store nothing\n"
         "  -v, --verbose        more messages; twice: still more\n"

@@ -124,8 +124,10 @@ static bool all_unix(const struct request *rq, const struct rr_workflow *wf)
 
 static int serve(const struct request *rq, struct rr_error *err)
 {
-    struct rr_worker_options options = {
-        .no_cache = rq->no_cache, .spin_ns = rq->spin_ns, .arena.watch_pressure = true};
+    struct rr_worker_options options = {.kind = "worker",
+                                        .no_cache = rq->no_cache,
+                                        .spin_ns = rq->spin_ns,
+                                        .arena.watch_pressure = true};
     struct rr_workflow *wf = NULL;
     struct rr_node_server *s = NULL;
     int r = rr_workflow_load_at(rq->workflow, rq->node, &wf, err);

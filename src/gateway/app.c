@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "gateway/internal.h"
+#include "worker/chain.h"
 
 /* --- what workers tell ----------------------------------------------------------------------- */
 
@@ -28,11 +29,23 @@ static void on_log(void *user, int function, int level, const char *text, size_t
 
 /* --- loading --------------------------------------------------------------------------------- */
 
+/* Does it reach beyond this machine? */
+static bool leaves(const struct rr_workflow *wf)
+{
+    for (size_t n = 0; n < wf->n_nodes; n++)
+        if (strncmp(wf->nodes[n].address, "unix:", 5) != 0)
+            return rr_workflow_has_nodes(wf);
+    return false;
+}
+
 static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
 {
     struct rr_worker_options options = {
+        .kind = "serve",
         .no_cache = gw->o.no_cache,
         .arena.watch_pressure = true,
+        .tls = gw->o.node_tls,
+        .plain = !gw->o.node_tls,
         .observer = {.begin = rr_graph_begin,
                      .restart = rr_graph_restart,
                      .hop = rr_graph_hop,
@@ -50,13 +63,23 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         if (rr_graph_init(&app->seats[n]))
             return rr_error_no_memory(err);
     }
-    app->isolated = rr_workflow_isolates(app->wf);
+    app->isolated = rr_workflow_isolates(app->wf) || rr_workflow_has_nodes(app->wf);
+    if (!gw->o.node_tls && !gw->o.node_plain && leaves(app->wf)) {
+        rr_error_set(
+            err, RR_E_USAGE,
+            "give --node-cert, --node-key and --node-ca; or --node-plain, if whoever is on "
+            "that network may read and change messages",
+            "messages to the nodes of this workflow are not protected");
+        rr_error_at(err, app->route->workflow, 0, 0);
+        return RR_E_USAGE;
+    }
     for (unsigned int n = 0; n < (app->isolated ? 1 : gw->n_threads) && r == 0; n++) {
         options.observer.user = &app->seats[app->isolated ? gw->n_threads : n];
         r = rr_worker_new(app->wf, &options, &app->seats[n].worker, err);
         options.share = app->seats[0].worker;
     }
-    return r ? r : rr_worker_start(app->seats[0].worker, err);
+    /* Other nodes may come later. */
+    return r || rr_workflow_has_nodes(app->wf) ? r : rr_worker_start(app->seats[0].worker, err);
 }
 
 static int load(struct gateway *gw, struct generation *g, size_t n, struct rr_error *err)
@@ -67,16 +90,9 @@ static int load(struct gateway *gw, struct generation *g, size_t n, struct rr_er
     app->generation = g;
     app->route = &gw->o.routes[n];
     atomic_store(&app->usual_ns, UINT64_MAX);
-    r = rr_workflow_load(app->route->workflow, &app->wf, err);
+    r = rr_chain_open(app->route->workflow, gw->o.node_tls, gw->o.node_plain, &app->wf, err);
     if (r)
         return r;
-    if (rr_workflow_has_nodes(app->wf)) {
-        rr_error_set(err, RR_E_INVALID, "remove `node` from its functions, or use `roadrunner run`",
-                     "workflow '%s' has functions on other nodes, which serve does not reach",
-                     app->wf->name);
-        rr_error_at(err, app->route->workflow, 0, 0);
-        return RR_E_INVALID;
-    }
     if (gw->o.isolate)
         rr_workflow_isolate_all(app->wf);
     r = make_seats(gw, app, err);

@@ -41,9 +41,12 @@ struct rr_gateway_options {
     unsigned int threads;           /* that read and write; cores */
     const char *tls_cert, *tls_key; /* PEM files: TLS at all TCP addresses but @admin; NULL: none */
     const char *tls_client_ca;      /* only clients with a certificate of it; NULL: all */
-    const char *access_log;         /* file, "-": stdout; NULL: none */
-    const char *otlp;               /* URL of a collector; NULL: as the environment says */
-    const char *otlp_ratio;         /* of the traces that begin here; NULL: the same */
+    const struct rr_net_tls
+        *node_tls; /* to other nodes; NULL: none, which @node_plain must allow */
+    bool node_plain;
+    const char *access_log; /* file, "-": stdout; NULL: none */
+    const char *otlp;       /* URL of a collector; NULL: as the environment says */
+    const char *otlp_ratio; /* of the traces that begin here; NULL: the same */
     bool no_cache, isolate, quiet;
     int verbose;
 };

@@ -124,9 +124,12 @@ static void collect_folders(struct folders *f)
 
 /* --- run ------------------------------------------------------------------------------------- */
 
-static int tell(const struct rr_error *err, int status)
+int rr_init_tell(const struct rr_error *err, int status)
 {
-    rr_log(0, "%s", err->text);
+    if (err->file[0] && err->line)
+        rr_log(0, "%s:%u:%u: %s", err->file, err->line, err->column, err->text);
+    else
+        rr_log(0, "%s", err->text);
     if (err->hint[0])
         fprintf(stderr, "  hint: %s\n", err->hint);
     return status;
@@ -141,29 +144,36 @@ static int call_start(struct rr_instance *inst, const char *path)
     if (start < 0) {
         rr_error_set(&err, RR_E_INVALID, "build a WASI command, which has main()",
                      "%s exports no _start", path);
-        return tell(&err, RR_INIT_NOT_RUN);
+        return rr_init_tell(&err, RR_INIT_NOT_RUN);
     }
     r = rr_instance_call(inst, start, &v, 1, 0, &err);
     status = rr_instance_exit_status(inst);
     if (r == 0 || status >= 0)
         return status < 0 ? 0 : status & 0xff;
-    return tell(&err, RR_INIT_TRAPPED);
+    return rr_init_tell(&err, RR_INIT_TRAPPED);
+}
+
+const struct rr_preopen *rr_init_folders(size_t *ret_n)
+{
+    static struct folders folders; /* large */
+
+    if (!folders.n)
+        collect_folders(&folders);
+    *ret_n = folders.n;
+    return folders.list;
 }
 
 static int run_module(struct rr_module *m, const char *path, char **argv)
 {
-    static struct folders folders; /* large */
-    struct rr_instance_options o = {
-        .memory_bytes = 4 * RR_GIB, .args = (const char *const *)argv, .folders = folders.list};
+    struct rr_instance_options o = {.memory_bytes = 4 * RR_GIB, .args = (const char *const *)argv};
     struct rr_instance *inst = NULL;
     struct rr_error err = {0};
     int status;
 
-    collect_folders(&folders);
-    o.n_folders = folders.n;
+    o.folders = rr_init_folders(&o.n_folders);
     o.env = (const char *const *)environ; /* after $PWD was set */
     if (rr_instance_new(m, &o, &inst, &err) != 0)
-        return tell(&err, RR_INIT_TRAPPED);
+        return rr_init_tell(&err, RR_INIT_TRAPPED);
     status = call_start(inst, path);
     rr_instance_free(inst);
     return status;
@@ -183,17 +193,19 @@ int rr_init_container(const struct rr_init_options *o)
     find_module(o->argv[0], path, sizeof(path));
     base = strrchr(path, '/');
     prctl(PR_SET_NAME, base ? base + 1 : path);
-    if (access(path, F_OK) != 0) {
+    if (!o->workflow && access(path, F_OK) != 0) {
         rr_error_set(&err, RR_E_NOINPUT, "check the entrypoint of the image, or the command",
                      "cannot find the module %s: %s", o->argv[0], strerror(errno));
-        return tell(&err, RR_INIT_NOT_FOUND);
+        return rr_init_tell(&err, RR_INIT_NOT_FOUND);
     }
+    if (rr_init_is_chain(o))
+        return rr_init_chain(o, path);
     r = rr_engine_new(&eo, &engine, &err);
     if (r == 0)
         r = rr_module_load_image(engine, path, o->image_fd, &m, &err);
     if (o->image_fd >= 0)
         close(o->image_fd);
-    status = r ? tell(&err, RR_INIT_NOT_RUN) : run_module(m, path, o->argv);
+    status = r ? rr_init_tell(&err, RR_INIT_NOT_RUN) : run_module(m, path, o->argv);
     rr_module_free(m);
     rr_engine_free(engine);
     return status;

@@ -2,16 +2,26 @@
 /*
  * init: `roadrunner-worker`, the first process of a Wasm container, and what runs beside it there.
  * It is one static file, because a container has no libraries, and is started from a descriptor,
- * because it is no file of the container. May call base and engine.
+ * because it is no file of the container. May call worker and what that may.
  */
 #ifndef RR_INIT_INIT_H
 #define RR_INIT_INIT_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+#include "engine/engine.h"
 
 struct rr_init_options {
     int image_fd; /* the module's compiled image, made by the runtime outside; -1: none */
     char **argv;  /* the module's path, and what the guest is given; NULL-terminated */
+    /* What annotations say; NULL, -1 or false: nothing. */
+    const char *function, *next, *listen, *workflow, *second;
+    int second_fd;  /* the second module's compiled image */
+    int domain_fd;  /* the folder of the trust domain */
+    int patience_s; /* 0: the usual */
+    bool plain, trace;
 };
 
 /* Exit statuses of shells and containers, which orchestrators know. */
@@ -19,8 +29,17 @@ struct rr_init_options {
 #define RR_INIT_NOT_RUN 126   /* found, but no module that can run */
 #define RR_INIT_NOT_FOUND 127 /* no such file */
 
-/* Run a module as a program with our streams; returns the exit status. */
+/* container.c: a module as a program with our streams; or what the options make of it. Returns the
+ * exit status. */
 int rr_init_container(const struct rr_init_options *o);
+/* chain.c: a function of a chain or a workflow, or where one is run. @path: of the module. */
+bool rr_init_is_chain(const struct rr_init_options *o);
+int rr_init_chain(const struct rr_init_options *o, const char *path);
+/* The container's folders as a guest is to see them, last the one that relative names are looked up
+ * in; $PWD is set. Kept. */
+const struct rr_preopen *rr_init_folders(size_t *ret_n);
+/* Tell on stderr; returns @status. */
+int rr_init_tell(const struct rr_error *err, int status);
 /* Print what the container's main module is doing, as JSON; returns the exit status. */
 int rr_init_status(void);
 

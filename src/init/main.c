@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,35 +15,65 @@
 
 static int usage(void)
 {
-    fputs("Usage: roadrunner-worker container|exec [--image-fd N] -- MODULE [ARG...]\n"
+    fputs("Usage: roadrunner-worker container|exec [OPTION...] -- MODULE [ARG...]\n"
           "       roadrunner-worker status\n"
           "       roadrunner-worker prepare MODULE\n"
           "       roadrunner-worker --version\n\n"
           "The first process of a Wasm container. roadrunner-oci and the shim start it; `prepare`\n"
-          "compiles a module into the node's cache and prints where.\n",
+          "compiles a module into the node's cache and prints where.\n\n"
+          "Options: descriptors, --image-fd N, --second-fd N, --domain-fd N; and what annotations\n"
+          "say, --function NAME, --next NAME[@ADDRESS], --listen ADDRESS, --workflow FILE,\n"
+          "--second MODULE, --patience S, --plain, --trace.\n",
           stderr);
     return RR_E_USAGE;
+}
+
+static bool take_fd(const char *text, int *ret)
+{
+    char *end;
+    long fd = strtol(text, &end, 10);
+
+    if (end == text || *end || fd < 3 || fd > 1 << 20)
+        return false;
+    *ret = (int)fd;
+    return fcntl(*ret, F_SETFD, FD_CLOEXEC) == 0;
 }
 
 /* argv[0] is the mode. */
 static int run(int argc, char **argv)
 {
-    struct rr_init_options o = {.image_fd = -1};
-    int n = 1;
+    static const struct option options[] = {
+        {"image-fd", required_argument, NULL, 'i'},  {"second-fd", required_argument, NULL, 'j'},
+        {"domain-fd", required_argument, NULL, 'd'}, {"function", required_argument, NULL, 'f'},
+        {"next", required_argument, NULL, 'n'},      {"listen", required_argument, NULL, 'l'},
+        {"workflow", required_argument, NULL, 'w'},  {"second", required_argument, NULL, 's'},
+        {"patience", required_argument, NULL, 'q'},  {"plain", no_argument, NULL, 'p'},
+        {"trace", no_argument, NULL, 't'},           {0}};
+    struct rr_init_options o = {.image_fd = -1, .second_fd = -1, .domain_fd = -1};
+    bool good = true;
+    int c;
 
-    if (n + 1 < argc && strcmp(argv[n], "--image-fd") == 0) {
-        char *end;
-        long fd = strtol(argv[n + 1], &end, 10);
+    while (good && (c = getopt_long(argc, argv, "+", options, NULL)) != -1) {
+        const char **texts[] = {['f'] = &o.function, ['n'] = &o.next,   ['l'] = &o.listen,
+                                ['w'] = &o.workflow, ['s'] = &o.second, ['t'] = NULL};
+        int *fds[] = {['d'] = &o.domain_fd, ['i'] = &o.image_fd, ['j'] = &o.second_fd};
 
-        if (*end || fd < 3 || fd > 1 << 20)
-            return usage();
-        o.image_fd = (int)fd;
-        fcntl(o.image_fd, F_SETFD, FD_CLOEXEC);
-        n += 2;
+        if (c == 'p')
+            o.plain = true;
+        else if (c == 't')
+            o.trace = true;
+        else if (c == 'q')
+            o.patience_s = (int)strtol(optarg, NULL, 10); /* the runtime has checked it */
+        else if (c == 'i' || c == 'j' || c == 'd')
+            good = take_fd(optarg, fds[c]);
+        else if (c != '?')
+            *texts[c] = optarg;
+        else
+            good = false;
     }
-    if (n + 1 >= argc || strcmp(argv[n], "--") != 0)
+    if (!good || optind >= argc || strcmp(argv[optind - 1], "--") != 0)
         return usage();
-    o.argv = argv + n + 1;
+    o.argv = argv + optind;
     return rr_init_container(&o);
 }
 

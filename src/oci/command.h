@@ -11,6 +11,7 @@
 /* A command line: global options, a command, its options, and words. Strings are borrowed. */
 struct call {
     const char *root, *log; /* log: NULL: none */
+    const char *domain;     /* NULL: none */
     bool log_json;
     char **argv; /* what the runtime is started with; [0] is set by call_exec() */
     size_t n, room;

@@ -46,27 +46,32 @@ static void preserve(struct call *c, int n)
     call_set(c, "--preserve-fds", NULL, text);
 }
 
-/* The worker, and the module's image if there is one (-1: moved), become descriptors of the
- * container. @ret_first: number of the worker's. */
-static int pass_worker(struct call *c, int image_fd, int *ret_first, struct rr_error *err)
+/* @fds (-1: none; moved) become descriptors of the container. @ret: their numbers there. */
+static int pass_fds(struct call *c, int *fds, size_t n, int *ret, struct rr_error *err)
 {
-    __attribute__((cleanup(rr_close_cleanup))) int high = -1, high_image = -1;
-    int first = first_fd(c), worker = -1, r = rr_worker_open(&worker, err);
+    int first = first_fd(c), passed = 0, r = 0;
 
-    /* Out of the way of where they go; what is in that place is nobody's then. */
+    for (size_t i = 0; i < n; i++) { /* out of the way of where they go */
+        int high = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, first + (int)n);
+
+        if (fds[i] >= 0)
+            close(fds[i]);
+        if (fds[i] >= 0 && high < 0 && r == 0)
+            r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on files", "cannot pass a file: %s",
+                             strerror(errno));
+        fds[i] = high;
+        ret[i] = -1;
+    }
+    for (size_t i = 0; i < n; i++) { /* what is in their place is nobody's */
+        if (fds[i] < 0)
+            continue;
+        if (r == 0)
+            r = place(fds[i], first + passed, err);
+        close(fds[i]);
+        ret[i] = first + passed++;
+    }
     if (r == 0)
-        high = fcntl(worker, F_DUPFD_CLOEXEC, first + 2);
-    if (image_fd >= 0)
-        high_image = fcntl(image_fd, F_DUPFD_CLOEXEC, first + 2);
-    rr_close_cleanup(&image_fd);
-    rr_close_cleanup(&worker);
-    if (r == 0)
-        r = place(high, first, err);
-    if (r == 0 && high_image >= 0)
-        r = place(high_image, first + 1, err);
-    if (r == 0)
-        preserve(c, high_image >= 0 ? 2 : 1);
-    *ret_first = first;
+        preserve(c, passed);
     return r;
 }
 
@@ -91,16 +96,85 @@ static const char *program_of(const struct json_object *spec)
     return json_object_get_string(json_object_array_get_idx(args, 0));
 }
 
-static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
+/* The compiled image of a module of the container; -1: none. */
+static int image_of(const struct rr_bundle *b, const char *name)
 {
-    int image = -1, first, r;
-    int module = rr_rootfs_find(b->rootfs, b->spec, program_of(b->spec), cwd_of(b->spec));
+    int module = name ? rr_rootfs_find(b->rootfs, b->spec, name, cwd_of(b->spec)) : -1, image = -1;
 
     if (module >= 0)
         image = rr_worker_image(module);
     rr_close_cleanup(&module); /* its number may be one that is passed on */
-    r = pass_worker(c, image, &first, err);
-    return r ? r : rr_bundle_rewrite(b->spec, first, image >= 0 ? first + 1 : -1, err);
+    return image;
+}
+
+/* Its place among others; @key "": it has none. */
+static int domain_of(const struct call *c, const struct rr_bundle *b, char key[RR_OCI_DOMAIN],
+                     struct rr_error *err)
+{
+    const struct rr_oci_giver giver = {.containerd = getenv("ROADRUNNER_CONTAINERD"),
+                                       .domain = c->domain};
+
+    return rr_oci_domain_key(b->spec, &giver, key, err);
+}
+
+static int join_domain(const struct call *c, const struct rr_bundle *b, int *ret_fd,
+                       struct rr_error *err)
+{
+    char key[RR_OCI_DOMAIN];
+    int r = domain_of(c, b, key, err);
+
+    return r == 0 && *key ? rr_domain_join(key, b->path, ret_fd, err) : r;
+}
+
+/* An ordinary container that talks with those of its trust domain. @ret: it is one. */
+static int make_gateway(const struct call *c, const struct rr_bundle *b, bool *ret,
+                        struct rr_error *err)
+{
+    char key[RR_OCI_DOMAIN], path[PATH_MAX];
+    int fd = -1, r = rr_oci_gateway_read(b->spec, ret, err);
+
+    if (r || !*ret)
+        return r;
+    r = domain_of(c, b, key, err);
+    if (r == 0 && !*key)
+        r = rr_error_set(err, RR_E_INVALID, "docs/kubernetes.md tells where it comes from",
+                         "annotation roadrunner.dev/gateway: the container has no trust domain");
+    if (r == 0)
+        r = rr_domain_join(key, b->path, &fd, err);
+    if (r)
+        return r;
+    close(fd);
+    rr_domain_path(key, path, sizeof(path));
+    r = rr_oci_gateway_rewrite(b->spec, path, err);
+    if (r)
+        rr_domain_leave(b->path);
+    return r;
+}
+
+static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
+{
+    enum { WORKER, IMAGE, SECOND, DOMAIN, N };
+    int fds[N] = {-1, -1, -1, -1}, at[N];
+    struct rr_oci_chain chain = {0};
+    int r = rr_oci_chain_read(b->spec, &chain, err);
+
+    if (r == 0 && chain.any)
+        r = join_domain(c, b, &fds[DOMAIN], err);
+    if (r == 0) {
+        fds[IMAGE] = image_of(b, program_of(b->spec));
+        fds[SECOND] = image_of(b, chain.second);
+        r = rr_worker_open(&fds[WORKER], err);
+    }
+    if (r == 0)
+        r = pass_fds(c, fds, N, at, err);
+    if (r == 0)
+        r = rr_bundle_rewrite(b->spec, at[WORKER], at[IMAGE], err);
+    if (r == 0 && chain.any)
+        r = rr_oci_chain_rewrite(b->spec, &chain, at[SECOND], at[DOMAIN], err);
+    if (r && chain.any)
+        rr_domain_leave(b->path);
+    rr_oci_chain_deinit(&chain);
+    return r;
 }
 
 /* A relative path is meant from here, and the runtime goes to the bundle. */
@@ -121,6 +195,7 @@ static int run_and_remove(struct call *c, const struct rr_bundle *b)
     int r = call_run(c, NULL, false);
 
     rr_bundle_remove_private(b->path);
+    rr_domain_leave(b->path);
     return r < 0 ? 1 : r;
 }
 
@@ -130,6 +205,7 @@ int command_create(struct call *c)
     struct rr_bundle *b = NULL;
     struct rr_error err = {0};
     char *private = NULL;
+    bool ours = false;
     int r;
 
     if (call_get(c, "--config", "-f")) /* crun's own; not a bundle as others know it */
@@ -137,9 +213,9 @@ int command_create(struct call *c)
     r = rr_bundle_open(bundle ? bundle : ".", &b, &err);
     if (r)
         return call_fail(c, &err);
-    if (b->wasm)
-        r = make_wasm(c, b, &err);
-    if (r == 0 && (rr_bundle_lower_version(b->spec, c->runtime) || b->wasm)) {
+    r = b->wasm ? make_wasm(c, b, &err) : make_gateway(c, b, &ours, &err);
+    ours = ours || b->wasm;
+    if (r == 0 && (rr_bundle_lower_version(b->spec, c->runtime) || ours)) {
         r = rr_bundle_write_private(b, &err);
         if (r == 0 && asprintf(&private, "%s/" RR_OCI_PRIVATE, b->path) > 0) {
             absolute_option(c, "--pid-file");
@@ -222,20 +298,36 @@ static char *private_bundle(const struct json_object *state)
     return strndup(path, len - (sizeof(suffix) - 1));
 }
 
+/* The bundle, if our folder is in it; else NULL. The shim says which it is, and spares the runtime
+ * a question that takes as long as the deletion itself. */
+static char *bundle_to_delete(const struct call *c)
+{
+    const char *told = getenv("ROADRUNNER_BUNDLE");
+    struct json_object *state;
+    char path[PATH_MAX], *ret;
+
+    if (told && *told) {
+        snprintf(path, sizeof(path), "%s/" RR_OCI_PRIVATE, told);
+        return access(path, F_OK) == 0 ? strdup(told) : NULL;
+    }
+    state = c->id ? state_of(c, c->id) : NULL;
+    ret = state ? private_bundle(state) : NULL;
+    json_object_put(state);
+    return ret;
+}
+
 int command_delete(struct call *c)
 {
-    __attribute__((cleanup(rr_free_cleanup))) char *bundle = NULL;
-    struct json_object *state = c->id ? state_of(c, c->id) : NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *bundle = bundle_to_delete(c);
     int r;
 
-    if (state)
-        bundle = private_bundle(state);
-    json_object_put(state);
     if (!bundle)
         return call_exec(c);
     r = call_run(c, NULL, false);
-    if (r == 0)
+    if (r == 0) {
         rr_bundle_remove_private(bundle);
+        rr_domain_leave(bundle);
+    }
     return r < 0 ? 1 : r;
 }
 
@@ -332,7 +424,7 @@ int command_exec(struct call *c)
     struct rr_error err = {0};
     const char *mode = NULL;
     size_t id, words;
-    int first, r = 0;
+    int worker = -1, first = -1, r = 0;
 
     if (state)
         bundle = private_bundle(state);
@@ -349,7 +441,9 @@ int command_exec(struct call *c)
         bool file = call_get(c, "--process", "-p");
 
         mode = strcmp(mode, "status") == 0 ? "status" : "exec";
-        r = pass_worker(c, -1, &first, &err);
+        r = rr_worker_open(&worker, &err);
+        if (r == 0)
+            r = pass_fds(c, &worker, 1, &first, &err);
         if (r == 0)
             r = rr_process_rewrite(process, mode, first, -1, &err);
         if (r == 0 && file)

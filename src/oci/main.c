@@ -23,6 +23,7 @@ static const char help[] =
     "is.\n\n"
     "Options:\n"
     "  --root FOLDER           state of containers (" DEFAULT_ROOT ")\n"
+    "  --domain NAME           trust domain of containers that hand messages on\n"
     "  --log FILE              errors go there, too\n"
     "  --log-format text|json\n"
     "  --systemd-cgroup        have systemd make the cgroups\n"
@@ -31,7 +32,9 @@ static const char help[] =
     "Environment:\n"
     "  ROADRUNNER_RUNTIME    the runtime below: a name or a path (crun, or else runc)\n"
     "  ROADRUNNER_WORKER     roadrunner-worker, if it does not lie beside this command\n"
-    "  ROADRUNNER_CACHE_DIR  folder of compiled modules (/var/cache/roadrunner)\n";
+    "  ROADRUNNER_CACHE_DIR  folder of compiled modules (/var/cache/roadrunner)\n"
+    "  ROADRUNNER_STATE      folder of trust domains (/run/roadrunner)\n"
+    "  ROADRUNNER_CONTAINERD set by our shim: containerd's namespace\n";
 
 static const struct {
     const char *name;
@@ -65,8 +68,8 @@ static const char *default_root(void)
  */
 static int read_globals(struct call *c, int argc, char **argv)
 {
-    static const char *const valued[] = {"--root",      "--log",  "--log-format",
-                                         "--log-level", "--criu", "--cgroup-manager"};
+    static const char *const valued[] = {
+        "--root", "--domain", "--log", "--log-format", "--log-level", "--criu", "--cgroup-manager"};
 
     for (int n = 1; n < argc; n++) {
         const char *word = argv[n], *value = strchr(word, '=');
@@ -87,6 +90,10 @@ static int read_globals(struct call *c, int argc, char **argv)
             return 0;
         if (strncmp(word, "--root", len) == 0 && len == 6) {
             c->root = value;
+            continue;
+        }
+        if (strncmp(word, "--domain", len) == 0 && len == 8) {
+            c->domain = value;
             continue;
         }
         if (strncmp(word, "--log", len) == 0 && len == 5)

@@ -56,6 +56,49 @@ void rr_bundle_remove_private(const char *bundle);
 /* Read a file of JSON, at most RR_OCI_MAX_CONFIG bytes. */
 int rr_oci_read_json(const char *path, struct json_object **ret, struct rr_error *err);
 
+/* --- chains (chain.c) ------------------------------------------------------------------------ */
+
+/* What annotations say, see docs/kubernetes.md; strings: owned, NULL: nothing. */
+struct rr_oci_chain {
+    char *function, *next, *listen, *workflow, *second;
+    unsigned int patience_s; /* 0: the usual */
+    bool plain, trace;
+    bool any; /* it is part of a chain or a workflow */
+};
+
+/* Who may give a container its trust domain. */
+struct rr_oci_giver {
+    const char *containerd; /* its namespace, if the caller is our shim: annotations are CRI's, or
+                               those of who started it; NULL: they may be of the image */
+    const char *domain;     /* the operator's word; NULL: none */
+};
+
+int rr_oci_chain_read(const struct json_object *spec, struct rr_oci_chain *ret,
+                      struct rr_error *err);
+void rr_oci_chain_deinit(struct rr_oci_chain *c);
+/* Tell the worker: after rr_bundle_rewrite(). Descriptors: -1: none. */
+int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c, int second_fd,
+                         int domain_fd, struct rr_error *err);
+
+#define RR_OCI_DOMAIN 200
+/* Does an ordinary container ask for the folder of its trust domain? RR_E_INVALID. */
+int rr_oci_gateway_read(const struct json_object *spec, bool *ret, struct rr_error *err);
+/* Give it @folder at /run/roadrunner, and say so to its programs. */
+int rr_oci_gateway_rewrite(struct json_object *spec, const char *folder, struct rr_error *err);
+/* Name of the trust domain's folder; "": it has none. RR_E_INVALID. */
+int rr_oci_domain_key(const struct json_object *spec, const struct rr_oci_giver *giver,
+                      char ret[RR_OCI_DOMAIN], struct rr_error *err);
+
+/* --- folders of trust domains (domain.c) ----------------------------------------------------- */
+
+/* The folder of the domain, made if it is the first, as a mount that no path leads to; the
+ * container of @bundle is counted. */
+int rr_domain_join(const char *key, const char *bundle, int *ret_fd, struct rr_error *err);
+/* Its path on the host. */
+void rr_domain_path(const char *key, char *ret, size_t size);
+/* The container of @bundle has gone. What nobody uses any more is removed. */
+void rr_domain_leave(const char *bundle);
+
 /* --- files of a container, which may be hostile (rootfs.c) ----------------------------------- */
 
 /* A regular file at @path below @root, whose links lead nowhere else. A descriptor or -errno. */
@@ -65,13 +108,16 @@ int rr_rootfs_find(const char *rootfs, const struct json_object *spec, const cha
                    const char *cwd);
 /* Ends its name like a module's? */
 bool rr_is_module_name(const char *name);
+/* Or like a workflow's? */
+bool rr_is_workflow_name(const char *name);
 /* Does it begin like a module? */
 bool rr_is_module_file(int fd);
 
 /* --- the runtime and the worker (runtime.c) -------------------------------------------------- */
 
 /* Path of crun or runc: $ROADRUNNER_RUNTIME, or what made the container @id below @root (NULL:
- * a new one), or what is there and works with the machine's cgroups. */
+ * a new one), or what is there. Where crun could not live with the machine's cgroups, this process
+ * gets a mount namespace in which it can. */
 int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err);
 /* A descriptor of roadrunner-worker, through which its file cannot be written. */
 int rr_worker_open(int *ret_fd, struct rr_error *err);

@@ -13,6 +13,14 @@
 #include "base/util.h"
 #include "oci/oci.h"
 
+bool rr_is_workflow_name(const char *name)
+{
+    size_t len = strlen(name);
+
+    return (len > 5 && strcmp(name + len - 5, ".yaml") == 0) ||
+           (len > 4 && strcmp(name + len - 4, ".yml") == 0);
+}
+
 bool rr_is_module_name(const char *name)
 {
     static const char *const suffixes[] = {".wasm", ".cwasm", ".wat"};

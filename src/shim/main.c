@@ -358,6 +358,16 @@ static void remove_socket(const char *bundle)
     rr_close_cleanup(&fd);
 }
 
+/* What the runtime knows of it is a folder, which goes with it: most have been deleted by the Task
+ * service. */
+static bool is_left(const char *root, const char *id)
+{
+    char path[PATH_MAX + 160];
+
+    snprintf(path, sizeof(path), "%s/%s", root, id);
+    return *root && access(path, F_OK) == 0;
+}
+
 static int delete(const struct options *o)
 {
     Rr__Pb__ExitResponse r = RR__PB__EXIT_RESPONSE__INIT;
@@ -371,7 +381,7 @@ static int delete(const struct options *o)
     else if (!getcwd(bundle, sizeof(bundle)))
         return die("cannot find", "the bundle");
     read_left(bundle, root, binary);
-    if (*root) {
+    if (is_left(root, o->id)) {
         job.binary = binary;
         rr_job_add(&job, "--root");
         rr_job_add(&job, root);
@@ -380,6 +390,8 @@ static int delete(const struct options *o)
         rr_job_add(&job, o->id);
         rr_job_wait(&job);
     }
+    if (realpath(bundle, path)) /* of a container that was never made, too */
+        rr_domain_leave(path);
     snprintf(path, sizeof(path), "%s/rootfs", bundle);
     rr_unmount_all(path);
     snprintf(path, sizeof(path), "%s/init.pid", bundle);
@@ -424,6 +436,7 @@ int main(int argc, char **argv)
         return info();
     if (!is_plain(o.namespace) || !is_plain(o.id))
         return die("wrong or missing", "-namespace, -id");
+    setenv("ROADRUNNER_CONTAINERD", o.namespace, 1); /* for roadrunner-oci: who gives annotations */
     if (o.action && strcmp(o.action, "delete") == 0)
         return delete (&o);
     if (o.action && strcmp(o.action, "start") == 0) {

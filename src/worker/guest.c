@@ -382,6 +382,7 @@ static int take_reply(struct instance *i, struct message *reply, struct rr_abi_m
                           0,
                           1};
     hop.handoff_ns = reply->send_cost_ns + hop.received_ns - begin_ns;
+    rr_status_hop(i->w->status, hop.edge, hop.channel, hop.payload_bytes, hop.copied_bytes);
     if (i->w->observer.hop)
         i->w->observer.hop(i->w->observer.user, &hop);
     return 0;

@@ -10,6 +10,7 @@
 #ifndef RR_WORKER_INTERNAL_H
 #define RR_WORKER_INTERNAL_H
 
+#include "worker/status.h"
 #include "worker/worker.h"
 
 struct small {
@@ -141,6 +142,9 @@ struct rr_worker {
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only;
+    const int *image_fds;
+    size_t n_image_fds;
+    struct rr_status *status; /* NULL: not told; of @share */
 };
 
 /* message.c */

@@ -156,7 +156,10 @@ static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
             memcpy(f->why, w->fns[k].why, sizeof(f->why));
             return 0;
         }
-    r = rr_module_load(w->engine, f->spec->module, &f->module, &why);
+    if (n < w->n_image_fds)
+        r = rr_module_load_image(w->engine, f->spec->module, w->image_fds[n], &f->module, &why);
+    else
+        r = rr_module_load(w->engine, f->spec->module, &f->module, &why);
     if (r == 0)
         r = rr_abi_detect(f->module, &f->tier, f->why, sizeof(f->why), &why);
     if (r == 0)
@@ -245,6 +248,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->tls = options->tls;
     w->plain = options->plain;
     w->network_only = options->network_only;
+    w->image_fds = options->image_fds;
+    w->n_image_fds = options->n_image_fds;
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
@@ -255,6 +260,10 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         r = make_common(w, options, err);
     if (r == 0)
         r = load_all(w, err);
+    if (r == 0)
+        w->status = w->share        ? w->share->status
+                    : options->kind ? rr_status_new(wf, options->kind)
+                                    : NULL;
     if (r) {
         rr_worker_free(w);
         return r;
@@ -307,6 +316,7 @@ void rr_worker_free(struct rr_worker *w)
     free(w->fns);
     free(w->input.edges);
     if (!w->share) {
+        rr_status_free(w->status);
         rr_engine_free(w->engine);
         rr_arena_free(w->arena);
     }

@@ -201,8 +201,20 @@ static bool is_ours(const char *dir)
            st.st_uid == geteuid() && (st.st_mode & 077) == 0;
 }
 
-bool rr_near_found(struct remote *rm, int node, const char *dir)
+/* Another view of the file system may have our folder under another name. */
+static const char *as_we_see(const char *dir, char other[96])
 {
+    const char *slash = strrchr(dir, '/');
+    int n = slash ? snprintf(other, 96, "%s%s", rr_runtime_dir(), slash) : 0;
+
+    return n > 0 && n < 96 && !is_ours(dir) ? other : dir;
+}
+
+bool rr_near_found(struct remote *rm, int node, const char *told)
+{
+    char other[96];
+    const char *dir = as_we_see(told, other);
+
     if (node < RR_NODE_HERE || node >= (int)rm->w->wf->n_nodes || node == rm->w->wf->here ||
         !is_ours(dir) || rr_near_open(rm) < 0)
         return false;

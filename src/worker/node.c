@@ -200,6 +200,7 @@ static bool over(struct rr_node_server *s)
 
 int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
 {
+    rr_status_open(s->base->status);
     while (!over(s)) {
         int come = 0;
         bool busy;

@@ -207,6 +207,12 @@ static int check_node(const struct nodes *nodes, const struct rr_net_peer *peer,
     if (!name || strcmp(name, n->name) != 0)
         return unlike(err, peer, "is another node than the workflow's file says",
                       "correct its `address`, or start it with the right --node");
+    if (nodes->wf->chain && !nodes->serving) { /* as when it was asked? */
+        const char *next = rr_net_peer_text(peer, "next");
+
+        if (!next || strcmp(next, n->next ? n->next : "") != 0)
+            return unlike(err, peer, "hands on to another function than before", "run it again");
+    }
     if (n->identity && *rr_net_peer_identity(peer) && !rr_net_peer_is(peer, n->identity))
         return unlike(err, peer, "has a certificate of somebody else",
                       "correct its `identity`, or its certificate");
@@ -247,14 +253,14 @@ static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
     return *nodes->host && theirs && strcmp(nodes->host, theirs) == 0;
 }
 
-/* Where @node listens; it may be this process. */
-static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node)
+/* Where @node listens, which has number @as there; it may be this process. */
+static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node, int as)
 {
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
 
     if (node == rm->w->wf->here)
         rr_near_open(rm); /* or it says that there is none */
-    w.n = (uint32_t)(node + 1);
+    w.n = (uint32_t)(as + 1);
     snprintf(w.text, sizeof(w.text), "%s", rr_near_dir(rm, node));
     rr_nodes_say(rm, peer, NODE_LINK, &w);
 }
@@ -263,12 +269,17 @@ void rr_nodes_introduce(struct remote *rm, int node)
 {
     struct rr_net_peer *peer = rm->nodes->dialed[node]->peer;
 
-    tell_near(rm, peer, RR_NODE_HERE);
-    for (int n = 0; n < (int)rm->w->wf->n_nodes; n++)
-        if (n != node && *rr_near_dir(rm, n) && rm->nodes->dialed[n]) {
-            tell_near(rm, peer, n);
-            tell_near(rm, rm->nodes->dialed[n]->peer, node);
-        }
+    tell_near(rm, peer, RR_NODE_HERE, RR_NODE_HERE);
+    for (int n = 0; n < (int)rm->w->wf->n_nodes; n++) {
+        bool chain = rm->w->wf->chain; /* then only the one before need know, as its number 1 */
+
+        if (n == node || !*rr_near_dir(rm, n) || !rm->nodes->dialed[n])
+            continue;
+        if (!chain || n == node + 1)
+            tell_near(rm, peer, n, chain ? 1 : n);
+        if (!chain || n + 1 == node)
+            tell_near(rm, rm->nodes->dialed[n]->peer, node, chain ? 1 : node);
+    }
 }
 
 static bool has_ended(const struct nodes *nodes, const uint8_t *id)
@@ -319,7 +330,7 @@ static int attach(struct nodes *nodes, struct via *v, const uint8_t *id, struct 
     rm->origin = v->peer;
     v->session = rm;
     if (is_near(nodes, v->peer))
-        tell_near(rm, v->peer, nodes->wf->here);
+        tell_near(rm, v->peer, nodes->wf->here, nodes->wf->here);
     return 0;
 }
 
@@ -485,7 +496,7 @@ static void on_control(void *user, struct rr_net_peer *peer, uint32_t word, cons
 {
     struct via *v = rr_net_peer_data(peer);
     struct nodes *nodes = user;
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
     struct rr_error err;
 
     if (!v)
@@ -751,7 +762,8 @@ static int edge_for(const struct nodes *nodes, const struct rr_net_peer *peer,
         return rr_node_of(wf, wf->result) == RR_NODE_HERE ? -1 : (int)wf->n_edges;
     if (wf->here == RR_NODE_HERE && strcmp(t->to, letters_name) == 0)
         return p->status < 0 || p->status >= (int)wf->n_edges ? -1 : (int)wf->n_edges + 1;
-    edge = find_edge(nodes, t->from, t->to);
+    /* of a chain it is not known where it comes from */
+    edge = find_edge(nodes, wf->chain ? nodes->names[0].from : t->from, t->to);
     if (edge < 0 || rr_node_of(wf, wf->edges[edge].to) != wf->here ||
         rr_edge_channel(wf, &wf->edges[edge]) != RR_CHANNEL_NETWORK)
         return -1;
@@ -904,6 +916,7 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
     struct rr_wire_text texts[6] = {{.key = "host"},   {.key = "workflow"},
                                     {.key = "digest"}, {.key = "incarnation"},
                                     {.key = "node"},   {.key = "session"}};
+    bool says_next = nodes->serving && nodes->wf->chain;
     const struct rr_worker *w = nodes->base;
     struct rr_net_options o = {
         .events = {.place = on_place,
@@ -917,7 +930,7 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
         .user = nodes,
         .plain = w->plain,
         .texts = texts,
-        .n_texts = nodes->serving ? 5 : 6,
+        .n_texts = nodes->serving && !says_next ? 5 : 6,
         .window_messages = nodes->wf->queue_messages,
         .window_bulk_bytes = nodes->wf->queue_bytes,
     };
@@ -935,6 +948,10 @@ static int open_net(struct nodes *nodes, struct rr_error *err)
     snprintf(texts[4].value, sizeof(texts[4].value), "%s",
              nodes->serving ? node_name(nodes->wf, nodes->wf->here) : "");
     snprintf(texts[5].value, sizeof(texts[5].value), "%s", nodes->session);
+    if (says_next) {
+        snprintf(texts[5].key, sizeof(texts[5].key), "next");
+        snprintf(texts[5].value, sizeof(texts[5].value), "%s", nodes->wf->nodes[0].next);
+    }
     return rr_net_new(&o, &nodes->net, err);
 }
 

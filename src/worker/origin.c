@@ -9,6 +9,7 @@
 
 #define NEAR_NS 1000000000u   /* for a node of this machine to say where it listens */
 #define READY_NS 10000000000u /* for all nodes to be reached */
+#define IDLE_NS 100000000u
 
 static const char *name_of(const struct remote *rm, int node)
 {
@@ -131,8 +132,12 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
     int r = w->remote ? 0 : rr_remote_new(w, err);
 
     rm = w->remote;
-    if (r || rm->nodes)
+    if (r || rm->nodes) {
+        /* After a while without a run it is not known yet who has gone meanwhile. */
+        if (r == 0 && rr_now_ns() - rm->ended_ns > IDLE_NS && rr_remote_pump(rm, false, err) < 0)
+            r = (int)err->code;
         return r ? r : await_nodes(rm, err);
+    }
     free(rm->states); /* of a start that failed */
     rm->states = calloc(wf->n_nodes, sizeof(*rm->states));
     if (!rm->states)
@@ -154,7 +159,7 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
 
 static void tell_all(struct remote *rm, enum node_word word, uint64_t question)
 {
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
     struct rr_error err;
 
     w.a = question;
@@ -185,6 +190,7 @@ bool rr_nodes_answered(const struct remote *rm, bool *idle, uint64_t *activity)
 /* @rm->run is the next one already. */
 void rr_nodes_end_run(struct remote *rm)
 {
+    rm->ended_ns = rr_now_ns();
     if (!rm->states)
         return;
     tell_all(rm, NODE_RUN, 0);
@@ -209,6 +215,16 @@ bool rr_nodes_pending(const struct remote *rm, char *text, size_t size)
 
 /* --- what nodes say -------------------------------------------------------------------------- */
 
+/* The function that lives on a node of a chain, which calls it 0, and the edge to it: 0, too. What
+ * else it has there is not known here: -1. */
+static int of_chain(const struct rr_workflow *wf, int node, int number)
+{
+    for (size_t n = 0; n < wf->n_functions && number == 0; n++)
+        if (wf->functions[n].node == node)
+            return (int)n; /* edge n leads to function n */
+    return -1;
+}
+
 /* Their clocks are not ours: what they tell is moved by the difference, which half a round trip
  * makes uncertain. */
 static void on_events(struct remote *rm, int node, struct word_of_node *w)
@@ -222,6 +238,11 @@ static void on_events(struct remote *rm, int node, struct word_of_node *w)
     for (uint32_t n = 0; n < w->n_events; n++) {
         struct rr_span *s = &w->events[n].span;
         struct rr_hop *h = &w->events[n].hop;
+
+        if (wf->chain && w->events[n].is_span)
+            s->function = of_chain(wf, node, s->function);
+        else if (wf->chain)
+            h->edge = of_chain(wf, node, h->edge);
 
         if (w->events[n].is_span) {
             if (s->function < 0 || s->function >= (int)wf->n_functions ||
@@ -265,6 +286,8 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         on_events(rm, node, w);
         break;
     case NODE_LOG:
+        if (wf->chain)
+            w->function = (uint32_t)of_chain(wf, node, 0);
         if (o->log && w->function < wf->n_functions && rr_node_of(wf, (int)w->function) == node)
             o->log(o->user, (int)w->function, w->n > 3 ? 3 : (int)w->n, w->text, strlen(w->text));
         break;

@@ -467,9 +467,16 @@ void rr_processes_hear(struct remote *rm)
 
 /* --- life ------------------------------------------------------------------------------------ */
 
+static const char *given_dir;
+
+void rr_runtime_dir_set(const char *dir)
+{
+    given_dir = dir;
+}
+
 const char *rr_runtime_dir(void)
 {
-    const char *base = getenv("XDG_RUNTIME_DIR");
+    const char *base = given_dir ? given_dir : getenv("XDG_RUNTIME_DIR");
 
     return base && *base == '/' && strlen(base) <= 40 ? base : "/tmp";
 }

@@ -12,9 +12,10 @@
 #include "base/util.h"
 #include "worker/nodes.h"
 
-#define BURST 64        /* messages taken from a link before the next one has its turn */
-#define LOOK_NS 200000u /* between looks at the sockets of a process that never sleeps */
-#define EAGER_NS 3000u  /* an answer is most likely at once */
+#define BURST 64                /* messages taken from a link before the next one has its turn */
+#define CHAIN_RESULT (1u << 20) /* number of a chain's result, between processes */
+#define LOOK_NS 200000u         /* between looks at the sockets of a process that never sleeps */
+#define EAGER_NS 3000u          /* an answer is most likely at once */
 #define CONNECT_RETRY_NS 2000000u
 #define SEND_SPIN_NS 100000u
 #define NODE_PATIENCE_NS 10000000000u /* for a node that cannot be reached */
@@ -220,13 +221,28 @@ static int make_sendable(struct rr_worker *w, struct message *m, struct rr_error
     return rr_message_regather(w->arena, m, RR_MEMFD, err);
 }
 
+/* In a chain each end has its own numbers: what comes to a function is its edge 0. */
+static uint32_t edge_for_link(const struct rr_workflow *wf, int edge)
+{
+    if (!wf->chain)
+        return (uint32_t)edge;
+    return edge < (int)wf->n_edges ? 0 : CHAIN_RESULT + (uint32_t)edge - (uint32_t)wf->n_edges;
+}
+
+static uint32_t edge_from_link(const struct rr_workflow *wf, uint32_t edge)
+{
+    if (!wf->chain || edge < CHAIN_RESULT)
+        return edge;
+    return edge - CHAIN_RESULT > 1 ? UINT32_MAX : edge - CHAIN_RESULT + (uint32_t)wf->n_edges;
+}
+
 static void to_packet(const struct remote *rm, const struct message *m, struct rr_packet *p)
 {
     bool acked = rr_remote_at_least_once(rm, m->edge);
 
     *p = (struct rr_packet){
         .run = rm->run,
-        .edge = (uint32_t)m->edge,
+        .edge = edge_for_link(rm->w->wf, m->edge),
         .id = m->id,
         .attempt = m->attempt,
         .acked = acked,
@@ -633,6 +649,7 @@ static int take_one(struct remote *rm, const struct in *in, struct rr_error *err
         m->region = p.region;
     else
         rr_region_put(p.region);
+    p.edge = edge_from_link(rm->w->wf, p.edge);
     if (r || !edge_is_ours(rm, p.edge)) {
         rr_message_free(m);
         return -1;

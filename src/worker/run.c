@@ -137,7 +137,7 @@ enum rr_channel rr_message_channel(const struct rr_worker *w, const struct messa
 static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
                          uint64_t deliver_ns, uint64_t received_ns)
 {
-    for (size_t k = 0; k < n && w->observer.hop; k++) {
+    for (size_t k = 0; k < n && (w->observer.hop || w->status); k++) {
         const struct message *m = inputs[k];
         struct rr_hop hop = {m->edge,
                              m->path,
@@ -149,7 +149,9 @@ static void observe_hops(struct rr_worker *w, struct message **inputs, size_t n,
                              m->send_cost_ns + received_ns - deliver_ns,
                              1};
 
-        w->observer.hop(w->observer.user, &hop);
+        rr_status_hop(w->status, hop.edge, hop.channel, hop.payload_bytes, hop.copied_bytes);
+        if (w->observer.hop)
+            w->observer.hop(w->observer.user, &hop);
     }
 }
 
@@ -289,11 +291,13 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     w->depth++;
     if (w->observer.begin)
         w->observer.begin(w->observer.user, fn);
+    rr_status_begin(w->status, fn);
     rr_remote_pulse(w, span.begin_ns);
     before = rr_delivery_enter(w, inputs, f->n_inlets);
     r = handle(w, i, inputs, ret_status, &span, err);
     rr_delivery_leave(w, before);
     rr_remote_pulse(w, 0);
+    rr_status_end(w->status, fn);
     w->depth--;
     if (r == 0 && ret_reply)
         *ret_reply = rr_take(i->reply);

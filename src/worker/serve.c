@@ -31,6 +31,7 @@ int rr_worker_start(struct rr_worker *w, struct rr_error *err)
 {
     int r = rr_workflow_isolates(w->wf) ? rr_processes_start(w, err) : 0;
 
+    rr_status_open(w->status); /* now that no more is forked here */
     return r == 0 && rr_workflow_has_nodes(w->wf) ? rr_nodes_start(w, err) : r;
 }
 

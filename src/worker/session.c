@@ -19,7 +19,7 @@ static void say(struct remote *rm, enum node_word word, struct word_of_node *w)
 
 static void say_events(struct remote *rm)
 {
-    static struct word_of_node w; /* one thread; too large for a stack */
+    static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
     struct control *c = &rm->events->c;
 
     if (!c->n)
@@ -53,13 +53,13 @@ static void on_span(void *user, const struct rr_span *span)
 
 static void on_log(void *user, int function, int level, const char *text, size_t len)
 {
-    static struct word_of_node w;
+    static _Thread_local struct word_of_node w;
     const struct remote *rm = user;
 
-    if (!rm->origin) { /* nobody else to hear it */
+    if (!rm->origin || rm->w->wf->chain) /* nobody else to hear it; or a container, with a log */
         rr_log(level, "function '%s': %.*s", rm->w->wf->functions[function].name, (int)len, text);
+    if (!rm->origin)
         return;
-    }
     w.n = (uint32_t)level;
     w.function = (uint32_t)function;
     len = rr_min(len, sizeof(w.text) - 1);
@@ -70,7 +70,7 @@ static void on_log(void *user, int function, int level, const char *text, size_t
 
 static void say_failure(struct remote *rm, const struct rr_error *error)
 {
-    static struct word_of_node w;
+    static _Thread_local struct word_of_node w;
 
     w.error = *error;
     say_events(rm);
@@ -79,7 +79,7 @@ static void say_failure(struct remote *rm, const struct rr_error *error)
 
 static void answer(struct remote *rm)
 {
-    static struct word_of_node w;
+    static _Thread_local struct word_of_node w;
 
     w.a = rm->question;
     w.b = rm->activity;
@@ -95,7 +95,7 @@ static void answer(struct remote *rm)
 /* It has asked, and heard that we were not. */
 static void tell_idle(struct remote *rm)
 {
-    static struct word_of_node w;
+    static _Thread_local struct word_of_node w;
 
     if (!rm->owes_idle || rr_remote_n_unacked(rm) > 0)
         return;

@@ -83,7 +83,16 @@ struct rr_worker_options {
     const struct rr_net_tls *tls; /* NULL: none, which @plain must allow, but for Unix sockets */
     bool plain;
     bool network_only; /* also between nodes that are on one machine */
+    /* Of the first functions that live here, for a process without a cache: see
+     * rr_module_load_image(). */
+    const int *image_fds;
+    size_t n_image_fds;
+    const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };
+
+/* Where folders for the sockets of processes are made, instead of $XDG_RUNTIME_DIR; kept. */
+void rr_runtime_dir_set(const char *dir);
+const char *rr_runtime_dir(void);
 
 struct rr_result {
     const uint8_t *data; /* borrowed until rr_worker_release() */

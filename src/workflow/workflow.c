@@ -62,6 +62,7 @@ void rr_workflow_free(struct rr_workflow *wf)
         free(wf->nodes[i].name);
         free(wf->nodes[i].address);
         free(wf->nodes[i].identity);
+        free(wf->nodes[i].next);
     }
     free(wf->nodes);
     for (size_t i = 0; i < wf->n_edges; i++) {
@@ -143,6 +144,10 @@ static void digest_number(EVP_MD_CTX *ctx, uint64_t n)
 
 static void digest_all(EVP_MD_CTX *ctx, const struct rr_workflow *wf)
 {
+    if (wf->chain) { /* where a chain is run more is known of it than at its nodes */
+        digest_text(ctx, "roadrunner chain 1");
+        return;
+    }
     digest_text(ctx, wf->name);
     for (size_t i = 0; i < wf->n_functions; i++) {
         digest_text(ctx, wf->functions[i].name);

@@ -59,6 +59,7 @@ struct rr_node {
     char *name;
     char *address;  /* host:port, [v6]:port or unix:/path */
     char *identity; /* that its certificate must name; NULL: the host of its address */
+    char *next;     /* of a chain: who comes after it, as it says itself; "": nobody */
     struct rr_pos pos;
 };
 
@@ -101,6 +102,9 @@ struct rr_workflow {
     struct rr_node *nodes;
     size_t n_nodes;
     int here; /* the node that this process is; RR_NODE_HERE: where the workflow is run */
+    /* A line that no file has, see worker/chain.h. Each node knows itself (function, edge and node
+     * 0) and the next one (1), whatever their numbers are elsewhere. */
+    bool chain;
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;

@@ -115,3 +115,49 @@ def rr(tmp_path, cache):
     with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as sockets:
         os.chmod(sockets, 0o755)
         yield Runner(tmp_path, cache, Path(sockets))
+
+
+@pytest.fixture(scope="session")
+def photo():
+    path = BUILD / "photo.jpg"
+    if not path.exists():
+        subprocess.run([ROOT / "tools/get-photo", path], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+class Namespaces:
+    """Two of them, joined by a veth pair: 10.99.N.1 and 10.99.N.2."""
+
+    def __init__(self):
+        self.names = [f"rr-{os.getpid()}-{x}" for x in "ab"]
+        self.net = f"10.99.{os.getpid() % 250}"
+        for name in self.names:
+            self.ip("netns", "add", name)
+        self.ip("link", "add", "rra", "netns", self.names[0], "type", "veth", "peer", "name", "rrb",
+                "netns", self.names[1])  # fmt: skip
+        for n, (name, dev) in enumerate(zip(self.names, ("rra", "rrb"), strict=True)):
+            self.ip("-n", name, "addr", "add", f"{self.net}.{n + 1}/24", "dev", dev)
+            self.ip("-n", name, "addr", "add", f"fd99::{n + 1}/64", "dev", dev, "nodad")
+            self.ip("-n", name, "link", "set", dev, "up")
+            self.ip("-n", name, "link", "set", "lo", "up")
+
+    @staticmethod
+    def ip(*args):
+        subprocess.run(["ip", *args], check=True, capture_output=True)
+
+    def inside(self, n):
+        return ["ip", "netns", "exec", self.names[n]]
+
+    def close(self):
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+@pytest.fixture
+def namespaces():
+    try:
+        two = Namespaces()
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespaces here: {error}")
+    yield two
+    two.close()

@@ -337,7 +337,7 @@ def test_bench_command(rr):
 
 def test_completions_know_every_option(rr):
     text = (ROOT / "completions/roadrunner.bash").read_text()
-    commands = ("run", "serve", "worker", "check", "explain", "inspect", "compile", "bench")
+    commands = ("run", "serve", "worker", "check", "explain", "inspect", "compile", "ps", "bench")
     for command in commands:
         assert command in text
         for word in (

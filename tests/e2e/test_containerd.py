@@ -33,26 +33,30 @@ def find_containerd(version):
 
 
 class Containerd:
-    def __init__(self, version, folder, cache):
+    def __init__(self, version, folder, cache, config=None, prefix=()):
+        """@config: TOML after its own tables, instead of none of the CRI plugin; @prefix: words before
+        the command."""
         self.version = version
         self.bin = find_containerd(version)
         self.folder = folder
+        self.prefix = prefix  # what runs it
         self.env = {
             **os.environ,
             "PATH": f"{BUILD}:{os.environ['PATH']}",
             "ROADRUNNER_CACHE_DIR": str(cache),
             "CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS": "1",
+            "ROADRUNNER_STATE": str(folder / "rr"),
         }
         (folder / "config.toml").write_text(
-            f"""version = 2
+            f"""version = {version + 1 if config else 2}
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = [{"" if config else '"io.containerd.grpc.v1.cri"'}]
 [grpc]
   address = "{folder}/c.sock"
 [ttrpc]
   address = "{folder}/c.sock.ttrpc"
-"""
+{config or ""}"""
         )
         self.process = None
         self.start()
@@ -60,7 +64,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     def start(self):
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            [self.bin / "containerd", "--config", self.folder / "config.toml"],
+            [*self.prefix, self.bin / "containerd", "--config", self.folder / "config.toml"],
             stdout=log,
             stderr=log,
             env=self.env,

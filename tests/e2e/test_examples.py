@@ -9,17 +9,9 @@ import subprocess
 from collections import Counter
 
 import pytest
-from conftest import BUILD, GUESTS, MIB, ROOT
+from conftest import GUESTS, MIB, ROOT
 
 EXAMPLES = GUESTS / "examples"
-
-
-@pytest.fixture(scope="session")
-def photo():
-    path = BUILD / "photo.jpg"
-    if not path.exists():
-        subprocess.run([ROOT / "tools/get-photo", path], check=True, stdout=subprocess.DEVNULL)
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,73 @@ static void test_buffer(void **state)
     assert_null(b.data);
 }
 
+static struct json_object *annotated(const char *annotations)
+{
+    struct json_object *spec = NULL;
+    struct rr_error err;
+    char text[1024];
+
+    snprintf(text, sizeof(text), "{\"process\":{\"args\":[\"/d/f_b.wasm\"]},\"annotations\":{%s}}",
+             annotations);
+    assert_int_equal(rr_bundle_parse(text, strlen(text), &spec, &err), 0);
+    return spec;
+}
+
+static void test_who_gives_a_trust_domain(void **state)
+{
+#define SPACE "\"io.kubernetes.cri.sandbox-namespace\":\"shop\""
+#define POD "\"io.kubernetes.cri.sandbox-id\":\"abc\""
+#define PART(x) "\"roadrunner.dev/domain\":\"" x "\""
+    static const struct {
+        const char *containerd, *domain, *annotations, *key; /* NULL: refused */
+    } cases[] = {
+        {"k8s.io", NULL, SPACE, "k8s.shop"},
+        {"k8s.io", NULL, SPACE "," PART("x"), "k8s.shop+x"},
+        {"k8s.io", NULL, SPACE "," POD "," PART("@pod"), "k8s.shop+pod+abc"},
+        {"k8s.io", NULL, SPACE "," PART("x/../y"), NULL},
+        {"k8s.io", NULL, SPACE "," PART("pod+abc"), NULL},
+        {"k8s.io", NULL, "\"io.kubernetes.cri.sandbox-namespace\":\"../etc\"", NULL},
+        {"default", NULL, PART("x"), "containerd.default+x"},
+        {"default", NULL, PART("@pod"), NULL},
+        {"default", NULL, "", ""},
+        {NULL, NULL, SPACE "," PART("x"), ""}, /* they may be the image's */
+        {NULL, "own", SPACE "," PART("x"), "domain.own+x"},
+        {NULL, "own", "", "domain.own"},
+        {NULL, ".", "", NULL},
+    };
+    char key[RR_OCI_DOMAIN];
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        const struct rr_oci_giver giver = {cases[i].containerd, cases[i].domain};
+        struct json_object *spec = annotated(cases[i].annotations);
+        struct rr_error err;
+        int r = rr_oci_domain_key(spec, &giver, key, &err);
+
+        assert_int_equal(r, cases[i].key ? 0 : RR_E_INVALID);
+        if (cases[i].key)
+            assert_string_equal(key, cases[i].key);
+        json_object_put(spec);
+    }
+}
+
+static void test_the_prototypes_annotations(void **state)
+{
+    struct json_object *spec =
+        annotated("\"secondary.function\":\"true\",\"target.function\":\"/func_c.wasm\","
+                  "\"target.address\":\"host:1234\"");
+    struct rr_oci_chain c;
+    struct rr_error err;
+
+    (void)state;
+    assert_int_equal(rr_oci_chain_read(spec, &c, &err), 0);
+    assert_string_equal(c.function, "f_b");
+    assert_string_equal(c.next, "func_c@host:1234");
+    assert_true(c.any);
+    rr_oci_chain_deinit(&c);
+    json_object_put(spec);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +213,8 @@ int main(void)
         cmocka_unit_test(test_files_of_a_root),
         cmocka_unit_test(test_frames),
         cmocka_unit_test(test_buffer),
+        cmocka_unit_test(test_who_gives_a_trust_domain),
+        cmocka_unit_test(test_the_prototypes_annotations),
     };
 
     return cmocka_run_group_tests_name("oci", tests, NULL, NULL);
