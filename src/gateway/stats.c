@@ -217,6 +217,7 @@ static void write_all(FILE *f, struct gateway *gw, const struct generation *g, s
     handoffs(f, g, sums);
     memory(f, g);
     queues(f, gw, g);
+    rr_async_stats(f, gw);
     server(f, gw, g);
 }
 
