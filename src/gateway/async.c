@@ -697,9 +697,11 @@ static void make_problem(struct call *c)
     struct blob *b;
     size_t n;
 
-    for (n = 0; c->error[n]; n++)
-        detail[n] =
-            (unsigned char)c->error[n] < 0x20 || strchr("\"\\", c->error[n]) ? ' ' : c->error[n];
+    for (n = 0; c->error[n]; n++) {
+        detail[n] = c->error[n];
+        if ((unsigned char)detail[n] < 0x20 || strchr("\"\\", detail[n]))
+            detail[n] = ' ';
+    }
     detail[n] = '\0';
     text = rr_problem_text(c->status, detail);
     snprintf(status, sizeof(status), "%d", c->status);
@@ -1133,7 +1135,7 @@ static void accept_call(struct async *a, struct ask *ask)
     struct queue *q = c->queue;
     const char *why = ask->why;
 
-    if (!why && q->retry_ns)
+    if (!why && rr_now_ns() < q->retry_ns)
         why = "the queue cannot be written";
     if (!why)
         why = full(a, q, &ask->job->app->wf->queue, c->body->len);

@@ -267,6 +267,7 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
 
     c->begin_ns = rr_now_ns();
     c->status = 0;
+    c->body_len = 0;
     c->keep = rq->keep_alive && !atomic_load(&c->loop->gw->draining);
     c->no_body = rr_text_is(rq->method, "HEAD");
     c->old = rq->minor == 0;

@@ -260,14 +260,16 @@ static int open_schema(struct store *s, struct rr_error *err)
 static int open_database(struct store *s, struct rr_error *err)
 {
     char *name = NULL;
-    int r;
+    int r, fd;
 
     if (asprintf(&name, "%s/%s", s->path, DATABASE) < 0)
         return rr_error_no_memory(err);
+    /* Requests may hold what is not for others; SQLite gives its other files the same mode. */
+    fd = openat(s->dir_fd, DATABASE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (fd >= 0)
+        close(fd);
     r = sqlite3_open_v2(name, &s->db,
-                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
-                            SQLITE_OPEN_NOFOLLOW,
-                        NULL);
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     free(name);
     if (r)
         return failed(s, "opening it", err);
@@ -303,7 +305,8 @@ int rr_store_open(const char *path, struct store **ret, struct rr_error *err)
         rr_store_close(s);
         return r;
     }
-    fsync(s->dir_fd); /* the database's name */
+    if (s->dir_fd >= 0 && fsync(s->dir_fd) < 0) /* the database's name */
+        rr_log(1, "%s cannot be made durable: %s", s->path, strerror(errno));
     remove_orphans(s);
     *ret = s;
     return 0;
@@ -430,7 +433,7 @@ int rr_store_events(struct store *s, int64_t since_ms, void *user,
 {
     sqlite3_stmt *q = NULL;
     char sql[80];
-    int r;
+    int r = SQLITE_DONE;
 
     snprintf(sql, sizeof(sql), "DELETE FROM events WHERE ms<%lld", (long long)since_ms);
     if (sqlite3_exec(s->db, sql, NULL, NULL, NULL) ||
@@ -440,7 +443,7 @@ int rr_store_events(struct store *s, int64_t since_ms, void *user,
         if (sqlite3_column_bytes(q, 0) == 32)
             take(user, sqlite3_column_blob(q, 0), sqlite3_column_int64(q, 1));
     sqlite3_finalize(q);
-    return 0;
+    return r == SQLITE_DONE ? 0 : RR_E_SYSTEM;
 }
 
 static uint8_t *copy_of(sqlite3_stmt *q, int column, size_t *ret_len)

@@ -55,10 +55,11 @@ static void make_head(char *head, size_t size, const struct rr_workflow *wf,
     char error[200] = "";
     size_t n;
 
-    for (n = 0; l->error && l->error[n] && n < sizeof(error) - 1; n++)
-        error[n] = (unsigned char)l->error[n] < 0x20 || l->error[n] == '"' || l->error[n] == '\\'
-                       ? ' '
-                       : l->error[n];
+    for (n = 0; l->error && l->error[n] && n < sizeof(error) - 1; n++) {
+        error[n] = l->error[n];
+        if ((unsigned char)error[n] < 0x20 || strchr("\"\\", error[n]))
+            error[n] = ' ';
+    }
     error[n] = '\0';
     snprintf(head, size,
              "{\"dead_letter\": 1, \"time\": %lld, \"workflow\": \"%s\", \"from\": \"%s\", "
