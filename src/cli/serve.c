@@ -199,6 +199,9 @@ static int take_option(struct request *rq, int c, char *text)
             return cli_usage(&cli_serve, "at most %d callbacks", RR_GATEWAY_MAX_CALLBACKS);
         rq->callbacks[rq->o.n_callbacks++] = text;
         return 0;
+    case 'b':
+        rq->o.callback_ca = text;
+        return 0;
     case 'c':
         rq->o.no_cache = true;
         return 0;
@@ -213,7 +216,7 @@ static int take_option(struct request *rq, int c, char *text)
     }
 }
 
-#define N_WORDS 12 /* other options */
+#define N_WORDS 13 /* other options */
 
 static int parse(struct request *rq, int argc, char **argv)
 {
@@ -227,6 +230,7 @@ static int parse(struct request *rq, int argc, char **argv)
         {"tls-client-ca", required_argument, NULL, 'T'},
         {"isolation", required_argument, NULL, 'I'},
         {"callback", required_argument, NULL, 'B'},
+        {"callback-ca", required_argument, NULL, 'b'},
         {"no-cache", no_argument, NULL, 'c'},
         {"verbose", no_argument, NULL, 'v'},
         {"quiet", no_argument, NULL, 'q'}};
@@ -294,6 +298,9 @@ const struct cli_command cli_serve = {
         "      --callback HOST[:PORT]\n"
         "                       results may be POSTed there, if X-Callback-Url asks for it; also\n"
         "                       *.DOMAIN; may be repeated (default: nowhere)\n"
+        "      --callback-ca FILE\n"
+        "                       authorities that https callbacks trust, PEM (default: the "
+        "system's)\n"
         "      --max-body SIZE  (64MiB); the `max` of the input's edge holds, too\n"
         "      --max-memory SIZE\n"
         "                       of all bodies of requests together (a quarter of the memory)\n"

@@ -1581,7 +1581,7 @@ static int want_callbacks(struct async *a, const struct generation *g, struct rr
         wanted = wanted || g->apps[n].wf->delivery.sink;
     if (!wanted || atomic_load(&a->callbacks))
         return 0;
-    r = rr_callbacks_new(o->callbacks, o->n_callbacks, &cb, err);
+    r = rr_callbacks_new(o, &cb, err);
     if (r == 0)
         atomic_store(&a->callbacks, cb);
     return r;
@@ -1678,6 +1678,12 @@ void rr_async_free(struct gateway *gw)
 
     if (!a)
         return;
+    for (size_t n = 0; n < a->n_queues; n++) /* those that a store did not hear of any more */
+        for (struct call *c = a->queues[n].dirty, *next; c; c = next) {
+            next = c->dirty_next;
+            if (c->removed)
+                rr_call_free(c);
+        }
     for (size_t n = 0; n < a->n_buckets; n++)
         for (struct call *c = a->buckets[n], *next; c; c = next) {
             next = c->bucket_next;
@@ -1688,15 +1694,8 @@ void rr_async_free(struct gateway *gw)
         rr_log(0, "%u asynchronous messages were not done: `queue: {path: DIR}` would keep them",
                lost_calls);
     for (size_t n = 0; n < a->n_queues; n++) {
-        struct queue *q = &a->queues[n];
-
-        for (struct call *c = q->dirty, *next; c; c = next) {
-            next = c->dirty_next;
-            if (c->removed)
-                rr_call_free(c);
-        }
-        rr_store_close(q->store);
-        free(q->path);
+        rr_store_close(a->queues[n].store);
+        free(a->queues[n].path);
     }
     free(a->queues);
     free(a->buckets);

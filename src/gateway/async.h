@@ -180,8 +180,8 @@ struct post {
     int status; /* out: HTTP's; 0: there was no answer, and @error tells why */
     char error[160];
 };
-/* @allowed: HOST, HOST:PORT, *.DOMAIN or [IPv6]; who may be called back. */
-int rr_callbacks_new(const char *const *allowed, size_t n_allowed, struct callbacks **ret,
+/* @o: borrowed; who may be called back, and whom https trusts. */
+int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
                      struct rr_error *err);
 /* Nothing is done() after this; what was under way is not. */
 void rr_callbacks_free(struct callbacks *cb);

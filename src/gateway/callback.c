@@ -7,10 +7,11 @@
 #define CURL_DISABLE_TYPECHECK
 #include <curl/curl.h>
 #include <dlfcn.h>
-#include <netinet/in.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "gateway/async.h"
@@ -82,8 +83,7 @@ struct transfer {
 
 struct callbacks {
     struct functions f;
-    const char *const *allowed;
-    size_t n_allowed;
+    const struct rr_gateway_options *o;
     CURLM *multi;
     pthread_t thread;
     bool runs;
@@ -135,8 +135,8 @@ static const char *judge(const struct callbacks *cb, CURLU *u, const char *url)
         cb->f.url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == 0) {
         why =
             "the host of X-Callback-Url is none that the server's operator allows: see --callback";
-        for (size_t n = 0; n < cb->n_allowed; n++)
-            if (matches(cb->allowed[n], host, port))
+        for (size_t n = 0; n < cb->o->n_callbacks; n++)
+            if (matches(cb->o->callbacks[n], host, port))
                 why = NULL;
         if (cb->f.url_get(u, CURLUPART_USER, &user, 0) == 0)
             why = "X-Callback-Url must not have a user";
@@ -154,7 +154,7 @@ const char *rr_callback_refused(struct callbacks *cb, const char *url)
     const char *why;
     CURLU *u;
 
-    if (!cb || !cb->n_allowed)
+    if (!cb || !cb->o->n_callbacks)
         return "this server calls nobody back: see --callback";
     u = cb->f.url();
     why = u ? judge(cb, u, url) : "the server is short of memory";
@@ -222,6 +222,8 @@ static void set_options(const struct functions *f, struct transfer *t)
     }
     f->setopt(e, CURLOPT_WRITEFUNCTION, drop);
     f->setopt(e, CURLOPT_WRITEDATA, t);
+    if (t->cb->o->callback_ca)
+        f->setopt(e, CURLOPT_CAINFO, t->cb->o->callback_ca);
     f->setopt(e, CURLOPT_PRIVATE, t);
 }
 
@@ -361,7 +363,7 @@ static int load(struct functions *f, struct rr_error *err)
                         "libcurl cannot be loaded");
 }
 
-int rr_callbacks_new(const char *const *allowed, size_t n_allowed, struct callbacks **ret,
+int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
                      struct rr_error *err)
 {
     struct callbacks *cb = calloc(1, sizeof(*cb));
@@ -370,9 +372,11 @@ int rr_callbacks_new(const char *const *allowed, size_t n_allowed, struct callba
     if (!cb)
         return rr_error_no_memory(err);
     pthread_mutex_init(&cb->lock, NULL);
-    cb->allowed = allowed;
-    cb->n_allowed = n_allowed;
+    cb->o = o;
     r = load(&cb->f, err);
+    if (r == 0 && o->callback_ca && access(o->callback_ca, R_OK) < 0)
+        r = rr_error_set(err, RR_E_NOINPUT, "name a PEM file with certificates of authorities",
+                         "cannot read %.300s: %s", o->callback_ca, strerror(errno));
     if (r == 0 && !(cb->multi = cb->f.multi_init()))
         r = rr_error_no_memory(err);
     if (r == 0 && pthread_create(&cb->thread, NULL, callbacks_main, cb) != 0)

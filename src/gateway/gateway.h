@@ -45,6 +45,7 @@ struct rr_gateway_options {
     const char *access_log;         /* file, "-": stdout; NULL: none */
     const char *const *callbacks;   /* who may be called back: HOST, HOST:PORT or *.DOMAIN */
     size_t n_callbacks;
+    const char *callback_ca; /* PEM file: whom https callbacks trust; NULL: whom the system does */
     bool no_cache, isolate, quiet;
     int verbose;
 };

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import ssl
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from conftest import BIN, MIB, SLOW, edge
-from test_serve import Server, wait_for
+from test_serve import Server, pki, wait_for  # noqa: F401
 
 ASYNC = {"Prefer": "respond-async"}
 
@@ -94,7 +95,7 @@ def serve(rr):
                 process.kill()
                 client.reader.join(10)
         if end == signal.SIGTERM:
-            assert process.returncode == status, client.lines
+            assert process.returncode == status, "\n".join(client.lines)
 
     return start
 
@@ -102,7 +103,7 @@ def serve(rr):
 class Receiver:
     """A server that callbacks and dead letters go to; @answers: statuses, the last one stays."""
 
-    def __init__(self, answers=(200,), delay=0):
+    def __init__(self, answers=(200,), delay=0, tls=None):
         self.got = []
         self.answers = list(answers)
         receiver = self
@@ -125,7 +126,11 @@ class Receiver:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.server.server_port}"
-        self.url = f"http://{self.host}/hook"
+        self.url = f"http{'s' if tls else ''}://{self.host}/hook"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls / "server.pem", tls / "server.key")
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def wait(self, n=1):
@@ -358,6 +363,20 @@ def test_callbacks_that_are_not_allowed(serve, flow, receiver, url):
         r = s.ask("/echo", b"a", headers={"X-Callback-Url": url.format(port=port)})
         assert r.status == 403 and b"X-Callback-Url" in r.body
         assert not hook.got and s.metric("async_accepted_total") == 0
+
+
+def test_callbacks_by_https(serve, flow, receiver, pki):  # noqa: F811
+    hook = receiver(tls=pki)
+    options = ["--callback", hook.host]
+    path = flow(delivery={"retry": 0})
+    with serve(path, *options) as s:  # whom the system trusts
+        r = s.ask("/echo", b"a", headers={"X-Callback-Url": hook.url})
+        s.wait_log("the callback of message")
+        assert not hook.got
+    with serve(path, *options, "--callback-ca", pki / "ca.pem") as s:
+        r = s.ask("/echo", b"a", headers={"X-Callback-Url": hook.url})
+        s.wait_state(r.headers["Location"], "succeeded")
+        assert hook.got[0][3] == b"a"
 
 
 def test_callbacks_need_the_operator(serve, flow):
