@@ -55,6 +55,7 @@ static int fence(struct rr_linear *l)
     for (size_t n = 0; n < l->n_kept; n++)
         r |= protect(l, l->kept[n].begin, l->kept[n].end, PROT_READ | PROT_WRITE);
     l->fenced = r == 0;
+    l->fenced_bytes = l->open_bytes;
     return r;
 }
 
@@ -147,7 +148,7 @@ void rr_linear_leave(struct rr_linear *before)
 
 /* --- growth ---------------------------------------------------------------------------------- */
 
-static int map(struct rr_linear *l, uint64_t from, uint64_t to, int protection)
+static int map(const struct rr_linear *l, uint64_t from, uint64_t to, int protection)
 {
     return mmap(l->base + from, to - from, protection,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == MAP_FAILED
@@ -157,8 +158,11 @@ static int map(struct rr_linear *l, uint64_t from, uint64_t to, int protection)
 
 static const char *open_windows(struct rr_linear *l)
 {
-    if (!l->mapped && map(l, RR_WINDOW_BASE, RR_WINDOW_END, PROT_READ | PROT_WRITE) < 0)
-        return "mmap";
+    if (!l->mapped) {
+        rr_linear_unfence(l); /* it has no fence here */
+        if (l->fenced || map(l, RR_WINDOW_BASE, RR_WINDOW_END, PROT_READ | PROT_WRITE) < 0)
+            return "mmap";
+    }
     l->mapped = true;
     l->opened = true;
     l->opening = false;
@@ -270,7 +274,8 @@ static bool in_runs(const struct rr_linear *l, uint64_t at)
  */
 static bool find_runs(struct rr_linear *l, bool more)
 {
-    uint64_t len = rr_min(LOOKED_AT, rr_min(l->open_bytes, l->initial_bytes)), sum = 0;
+    bool stays = l->mapped && l->open_bytes <= RR_WINDOW_BASE; /* what has grown: see wipe_all() */
+    uint64_t len = rr_min(LOOKED_AT, stays ? l->open_bytes : l->initial_bytes), sum = 0;
     unsigned char resident[LOOKED_AT / PAGE];
     struct rr_linear_run runs[RR_LINEAR_MAX_RUNS];
     size_t n_runs = 0;
@@ -323,13 +328,18 @@ static int wipe_heap(struct rr_linear *l)
     return drop_between(l, 0, l->open_bytes, &hull, 1);
 }
 
+static int close_high(const struct rr_linear *l)
+{
+    if (!l->opened || l->high_bytes == RR_WINDOW_END)
+        return 0;
+    return map(l, RR_WINDOW_END, l->high_bytes, PROT_NONE);
+}
+
 /* All zero again, and closed beyond what the next one starts with; windows stay mapped. */
 static int wipe_all(struct rr_linear *l)
 {
-    int r = 0;
+    int r = close_high(l);
 
-    if (l->opened && l->high_bytes > RR_WINDOW_END)
-        r |= map(l, RR_WINDOW_END, l->high_bytes, PROT_NONE);
     if (l->mapped && l->open_bytes <= RR_WINDOW_BASE) {
         /* To drop the page table of a window, with its one page, and to get both anew costs 10 us.
          */
@@ -351,8 +361,7 @@ static int wipe_all(struct rr_linear *l)
 /* Its guest touched only what is open, and nothing was mapped. */
 static bool kept_to_fence(const struct rr_linear *l)
 {
-    return l->fenced && !l->gap_touched && l->open_bytes == l->initial_bytes &&
-           (!l->opened || l->high_bytes == RR_WINDOW_END);
+    return l->fenced && !l->gap_touched && l->open_bytes == l->fenced_bytes;
 }
 
 /* A fence that did not last makes the next one wait longer. */
@@ -372,7 +381,7 @@ static int wipe(struct rr_linear *l)
         l->n_fenced++;
         zero(l, l->runs, l->n_runs);
         zero(l, l->kept, l->n_kept);
-        return 0;
+        return close_high(l);
     }
     if (l->fenced && unfence(l) != 0)
         return -1;

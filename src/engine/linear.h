@@ -49,6 +49,7 @@ struct rr_linear {
     uint64_t below_bytes;                          /* size when the windows were opened */
     struct rr_linear_run runs[RR_LINEAR_MAX_RUNS]; /* pages of the heap that stay, zeroed */
     struct rr_linear_run kept[RR_LINEAR_MAX_KEPT]; /* the same in the windows: small messages */
+    uint64_t fenced_bytes;                         /* open_bytes then */
     size_t n_runs, n_kept;                         /* both in their order */
     const void *owner;                             /* whose guests used it last */
     unsigned int n_uses;                           /* of this owner's, without a fence */

@@ -178,6 +178,7 @@ struct guest {
     uint64_t message;  /* in the windows, announced; 0: none */
     uint64_t grow;
     bool maps; /* a region into the first window, and out again */
+    bool ends; /* before it opens its windows */
 };
 
 /* One guest's life. Every place that any guest may have written to is zero when it begins. */
@@ -185,13 +186,15 @@ static struct rr_linear *live(const struct guest *g, const uint64_t *places, siz
 {
     struct rr_linear *l = NULL, *before;
 
-    assert_null(rr_linear_get(&pool, INITIAL, LIMIT, g->owner, pool.n > 0, true, &l));
+    assert_null(
+        rr_linear_get(&pool, INITIAL, LIMIT, g->owner, pool.first && pool.first->mapped, true, &l));
     for (size_t n = 0; n < n_places; n++)
         if (places[n] < l->open_bytes || (l->mapped && places[n] >= RR_WINDOW_BASE))
             assert_int_equal(byte_at(l, places[n]), 0);
     assert_int_equal(byte_at(l, RR_WINDOW_END + 100), 0);
     before = rr_linear_enter(l);
-    open_windows(l);
+    if (!g->ends)
+        open_windows(l);
     if (g->message) {
         rr_linear_touch(l, g->message, g->message + 5000);
         memset(l->base + g->message, 0x5a, 5000);
@@ -251,6 +254,16 @@ static void test_fence(void **state)
     rr_linear_catch_strays(); /* here: see above */
     memory_fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     assert_true(memory_fd >= 0);
+
+    /* What is not there yet when it is fenced. */
+    odd.message = 0;
+    odd.ends = true;
+    live_until_fenced(&odd);
+    odd.ends = false;
+    odd.pages[2] = RR_WINDOW_BASE + 64 * RR_MIB;
+    for (int n = 0; n < 3; n++)
+        live(&odd, places, RR_ARRAY_LEN(places));
+    odd = usual;
 
     /* The pages that guests use stay open, all others are closed, also within the windows. */
     live_until_fenced(&usual);
