@@ -316,13 +316,13 @@ static int drop_between(const struct rr_linear *l, uint64_t from, uint64_t to,
 }
 
 /* What lies between close runs is zeroed too: that costs less than one more system call. */
-static int wipe_heap(struct rr_linear *l)
+static int wipe_heap(struct rr_linear *l, bool drop_all)
 {
     struct rr_linear_run hull = {0, 0};
 
     if (l->n_runs)
         hull = (struct rr_linear_run){l->runs[0].begin, l->runs[l->n_runs - 1].end};
-    if (hull.end - hull.begin > RUNS_MAX)
+    if (drop_all || hull.end - hull.begin > RUNS_MAX)
         return drop(l, 0, l->open_bytes);
     zero(l, &hull, 1);
     return drop_between(l, 0, l->open_bytes, &hull, 1);
@@ -336,7 +336,7 @@ static int close_high(const struct rr_linear *l)
 }
 
 /* All zero again, and closed beyond what the next one starts with; windows stay mapped. */
-static int wipe_all(struct rr_linear *l)
+static int wipe_all(struct rr_linear *l, bool drop_all)
 {
     int r = close_high(l);
 
@@ -355,7 +355,7 @@ static int wipe_all(struct rr_linear *l)
         l->mapped = false;
         l->n_kept = 0;
     }
-    return r | wipe_heap(l);
+    return r | wipe_heap(l, drop_all);
 }
 
 /* Its guest touched only what is open, and nothing was mapped. */
@@ -365,16 +365,36 @@ static bool kept_to_fence(const struct rr_linear *l)
 }
 
 /* A fence that did not last makes the next one wait longer. */
-static void note_stray(struct rr_linear *l)
+static void wait_longer(struct rr_linear *l)
 {
     l->patience =
         l->n_fenced >= LOOK_EVERY ? PATIENCE : (unsigned int)rr_min(2 * l->patience, PATIENCE_MAX);
     l->n_fenced = l->n_open = 0;
+    l->clean = false;
+}
+
+/* Is it to have a fence now? One guest is given a memory without any pages first: those that it
+ * has then are those that it used. */
+static bool learn(struct rr_linear *l)
+{
+    if (l->strayed)
+        wait_longer(l);
+    if (!l->may_fence || l->n_open++ < l->patience)
+        return false;
+    if (!l->clean) {
+        l->clean = true;
+        return false;
+    }
+    l->clean = false;
+    if (!l->wide && find_runs(l, true))
+        return true;
+    wait_longer(l);
+    return false;
 }
 
 static int wipe(struct rr_linear *l)
 {
-    bool learn, look = l->n_uses % LOOK_EVERY == 0;
+    bool to_fence;
     int r;
 
     if (kept_to_fence(l)) {
@@ -385,17 +405,13 @@ static int wipe(struct rr_linear *l)
     }
     if (l->fenced && unfence(l) != 0)
         return -1;
-    if (l->strayed)
-        note_stray(l);
-    learn = l->may_fence && !l->wide && l->n_open >= l->patience;
-    if ((look || learn) && !find_runs(l, learn))
-        learn = false;
-    if (look && !learn)
+    to_fence = learn(l);
+    if (l->n_uses++ % LOOK_EVERY == 0 && !to_fence) {
+        find_runs(l, false);
         l->n_kept = 0;
-    l->n_uses++;
-    l->n_open++;
-    r = wipe_all(l);
-    return r == 0 && learn ? fence(l) : r;
+    }
+    r = wipe_all(l, to_fence || l->clean);
+    return r == 0 && to_fence ? fence(l) : r;
 }
 
 void rr_linear_put(struct rr_linear *l)
@@ -476,6 +492,7 @@ static const char *change_owner(struct rr_linear *l, const void *owner)
         return "madvise";
     l->owner = owner;
     l->n_uses = l->n_open = l->n_fenced = 0;
+    l->clean = false;
     l->patience = PATIENCE;
     return NULL;
 }

@@ -56,7 +56,7 @@ struct rr_linear {
     unsigned int n_open, n_fenced, patience;       /* in a row; until a fence is tried */
     volatile sig_atomic_t fenced;                  /* all but runs and kept is closed */
     volatile sig_atomic_t strayed;                 /* this guest went over the fence */
-    bool may_fence, wide;                          /* wide: it got more than could be kept */
+    bool may_fence, clean, wide;                   /* wide: it got more than could be kept */
     bool mapped;                                   /* the windows are readable and writable */
     bool opened;                                   /* by this guest */
     bool opening; /* the next growth is to the end of the windows */
