@@ -251,12 +251,11 @@ static void destroy(struct rr_linear *l)
 
 static void add_run(struct rr_linear_run *runs, size_t *n, uint64_t begin, uint64_t end)
 {
-    if (*n && runs[*n - 1].end == begin)
+    /* With no room for another, over the hole before it, too. */
+    if (*n && (runs[*n - 1].end == begin || *n == RR_LINEAR_MAX_RUNS))
         runs[*n - 1].end = end;
-    else if (*n < RR_LINEAR_MAX_RUNS)
-        runs[(*n)++] = (struct rr_linear_run){begin, end};
     else
-        runs[*n - 1].end = end; /* over the hole before it, too */
+        runs[(*n)++] = (struct rr_linear_run){begin, end};
 }
 
 static bool in_runs(const struct rr_linear *l, uint64_t at)
@@ -368,7 +367,7 @@ static bool kept_to_fence(const struct rr_linear *l)
 static void wait_longer(struct rr_linear *l)
 {
     l->patience =
-        l->n_fenced >= LOOK_EVERY ? PATIENCE : (unsigned int)rr_min(2 * l->patience, PATIENCE_MAX);
+        l->n_fenced >= LOOK_EVERY ? PATIENCE : (unsigned int)rr_min(2ull * l->patience, PATIENCE_MAX);
     l->n_fenced = l->n_open = 0;
     l->clean = false;
 }
