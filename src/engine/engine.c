@@ -67,6 +67,7 @@ struct rr_instance {
     uint64_t deadline_ns;
     struct rr_error fault;
     int exit_status;
+    bool fence;
     const uint8_t *stdin_data;
     size_t stdin_len;
     wasmtime_func_t io[2]; /* read, write: see io_wasm */
@@ -113,7 +114,7 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
                                     wasmtime_linear_memory_t *ret)
 {
     struct rr_engine *engine = env;
-    bool windows = instantiating && instantiating->module->opens_windows;
+    struct rr_module *owner = instantiating ? instantiating->module : NULL;
     struct rr_linear *l = NULL;
     const char *wrong;
 
@@ -121,7 +122,8 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
     (void)maximum;
     if (reserved > RR_LINEAR_BYTES || guard > RR_LINEAR_GUARD)
         return wasmtime_error_new("the engine wants a larger reservation");
-    wrong = rr_linear_get(&engine->memories, minimum, instantiating_limit, windows, &l);
+    wrong = rr_linear_get(&engine->memories, minimum, instantiating_limit, owner,
+                          owner && owner->opens_windows, owner && instantiating->fence, &l);
     if (wrong) {
         if (instantiating && minimum > instantiating_limit)
             rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
@@ -129,8 +131,10 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
                          rr_bytes_text(minimum), rr_bytes_text(instantiating_limit));
         return wasmtime_error_new(wrong);
     }
-    if (instantiating)
+    if (instantiating) {
         instantiating->memory = l;
+        rr_linear_enter(l); /* data segments come next; instantiate() leaves it */
+    }
     newest_memory = l;
     *ret = (wasmtime_linear_memory_t){
         .env = l, .get_memory = linear_get, .grow_memory = linear_grow, .finalizer = linear_put};
@@ -647,6 +651,7 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     atomic_store(&engine->alarm_ns, NEVER);
     rr_linear_catch_faults();
     engine->engine = wasm_engine_new_with_config(make_config(engine));
+    rr_linear_catch_strays();
     engine->inherit_stdio = options->inherit_stdio;
     engine->linker = wasmtime_linker_new(engine->engine);
     engine->wasi = wasmtime_linker_new(engine->engine);
@@ -1129,6 +1134,7 @@ static int set_wasi(struct rr_instance *inst, const struct rr_instance_options *
 static int instantiate(struct rr_instance *inst, const struct rr_instance_options *o,
                        struct rr_error *err)
 {
+    struct rr_linear *before;
     wasm_trap_t *trap = NULL;
     wasmtime_error_t *e;
 
@@ -1136,7 +1142,9 @@ static int instantiate(struct rr_instance *inst, const struct rr_instance_option
         return rr_instance_fault(inst, err);
     instantiating = inst;
     instantiating_limit = o->memory_bytes;
+    before = rr_linear_enter(NULL);
     e = wasmtime_instance_pre_instantiate(inst->module->pre, inst->ctx, &inst->instance, &trap);
+    rr_linear_leave(before);
     instantiating = NULL;
     return e || trap ? take_trap(inst, e, trap, err) : 0;
 }
@@ -1152,6 +1160,8 @@ int rr_instance_new(struct rr_module *m, const struct rr_instance_options *o,
     inst->module = m;
     inst->user = o->user;
     inst->output = o->output;
+    /* The engine reads and writes files of folders straight from and to guests' memory. */
+    inst->fence = o->fence && !m->engine->inherit_stdio && o->n_folders == 0;
     inst->exit_status = -1;
     inst->store = wasmtime_store_new(m->engine->engine, inst, NULL);
     inst->ctx = wasmtime_store_context(inst->store);
@@ -1248,6 +1258,12 @@ void rr_instance_touch(struct rr_instance *inst, uint32_t addr, uint64_t len)
 {
     if (inst->memory)
         rr_linear_touch(inst->memory, addr, addr + len);
+}
+
+void rr_instance_map(struct rr_instance *inst)
+{
+    if (inst->memory)
+        rr_linear_unfence(inst->memory);
 }
 
 int rr_instance_open_windows(struct rr_instance *inst)

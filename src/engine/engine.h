@@ -108,6 +108,9 @@ struct rr_instance_options {
     const char *const *env;  /* "NAME=value", NULL-terminated */
     const struct rr_preopen *folders;
     size_t n_folders;
+    /* The host touches its memory only during calls, and in windows after rr_instance_touch() and
+     * rr_instance_map(). */
+    bool fence;
     bool inherit_stdio; /* streams 0 to 2 are this process's own; @output is not called */
     /* Output of the guest; @stream 1 or 2. Return false to fail the write. */
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
@@ -150,6 +153,8 @@ uint64_t rr_instance_memory_bytes(struct rr_instance *inst);
 uint8_t *rr_instance_slice(struct rr_instance *inst, uint32_t addr, uint64_t len);
 /* A small message lies, or will, at [addr, addr+len) of the windows. */
 void rr_instance_touch(struct rr_instance *inst, uint32_t addr, uint64_t len);
+/* A region is to be moved into the windows. */
+void rr_instance_map(struct rr_instance *inst);
 /* Open the windows: memory grows to 3 GiB if it is smaller. 0 or RR_E_LIMIT. */
 int rr_instance_open_windows(struct rr_instance *inst);
 /* The heap beyond @bytes of linear memory's start was in use at its peak. */

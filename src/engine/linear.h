@@ -7,6 +7,12 @@
  *   1 GiB .. 3 GiB           windows, once they were opened
  *   3 GiB .. high_bytes      heap that grew after that
  *     .. 4 GiB and a guard   closed
+ *
+ * To wipe a memory for the next guest, the pages that this one touched must be known. To have the
+ * kernel drop all of them costs three system calls that interrupt the other threads' CPUs. So a
+ * memory whose guests keep to a few pages is fenced: the pages they have used before stay open and
+ * are zeroed, all others are closed. Who touches one of those is let in, by the handler of SIGSEGV,
+ * and the fence is gone until it has been learnt anew.
  */
 #ifndef RR_ENGINE_LINEAR_H
 #define RR_ENGINE_LINEAR_H
@@ -22,10 +28,16 @@
 #define RR_LINEAR_GUARD (64 * RR_MIB)
 
 #define RR_LINEAR_MAX_KEPT 8
+#define RR_LINEAR_MAX_RUNS 8
+
+struct rr_linear_run {
+    uint64_t begin, end;
+};
 
 struct rr_linear_pool {
     pthread_mutex_t lock;
     struct rr_linear *first;
+    size_t n;
 };
 
 struct rr_linear {
@@ -34,15 +46,19 @@ struct rr_linear {
     uint8_t *base;
     uint64_t size_bytes; /* what the guest sees */
     uint64_t open_bytes, high_bytes, initial_bytes, limit_bytes;
-    uint64_t below_bytes;          /* size when the windows were opened */
-    uint64_t hull_begin, hull_end; /* pages that a guest of this size uses: kept, and zeroed */
-    struct {
-        uint64_t begin, end;
-    } kept[RR_LINEAR_MAX_KEPT]; /* the same in the windows, for small messages; in their order */
-    size_t n_kept;
-    unsigned int n_uses;
-    bool mapped;  /* the windows are readable and writable */
-    bool opened;  /* by this guest */
+    uint64_t below_bytes;                          /* size when the windows were opened */
+    struct rr_linear_run runs[RR_LINEAR_MAX_RUNS]; /* pages of the heap that stay, zeroed */
+    struct rr_linear_run kept[RR_LINEAR_MAX_KEPT]; /* the same in the windows: small messages */
+    uint64_t fenced_bytes;                         /* open_bytes then */
+    size_t n_runs, n_kept;                         /* both in their order */
+    const void *owner;                             /* whose guests used it last */
+    unsigned int n_uses;                           /* of this owner's, without a fence */
+    unsigned int n_open, n_fenced, patience;       /* in a row; until a fence is tried */
+    volatile sig_atomic_t fenced;                  /* all but runs and kept is closed */
+    volatile sig_atomic_t strayed;                 /* this guest went over the fence */
+    bool may_fence, clean, wide;                   /* wide: it got more than could be kept */
+    bool mapped;                                   /* the windows are readable and writable */
+    bool opened;                                   /* by this guest */
     bool opening; /* the next growth is to the end of the windows */
     bool limit_hit;
     volatile sig_atomic_t gap_touched;
@@ -50,13 +66,16 @@ struct rr_linear {
 
 /**
  * rr_linear_get() - a memory of @minimum bytes, all zero
+ * @owner:   what its guest is an instance of; only compared
  * @windows: a guest that opens windows is expected: one whose windows are mapped saves time
+ * @fence:   whoever touches it is between rr_linear_enter() and rr_linear_leave(), or has called
+ *           rr_linear_touch(), and no system call is given an address in it
  * @ret:     out, owned: rr_linear_put()
  *
  * Return: NULL, or what is wrong, a constant.
  */
 const char *rr_linear_get(struct rr_linear_pool *pool, uint64_t minimum, uint64_t limit_bytes,
-                          bool windows, struct rr_linear **ret);
+                          const void *owner, bool windows, bool fence, struct rr_linear **ret);
 /* Wipe it and pool it. */
 void rr_linear_put(struct rr_linear *l);
 void rr_linear_pool_free(struct rr_linear_pool *pool);
@@ -64,6 +83,8 @@ void rr_linear_pool_free(struct rr_linear_pool *pool);
 const char *rr_linear_grow(struct rr_linear *l, uint64_t size_bytes);
 /* [@begin, @end) in the windows holds a small message: its pages are to stay, and be zeroed. */
 void rr_linear_touch(struct rr_linear *l, uint64_t begin, uint64_t end);
+/* Something is to be mapped into the windows. */
+void rr_linear_unfence(struct rr_linear *l);
 /* What counts as heap: all but the windows and the gap below them. */
 uint64_t rr_linear_heap_bytes(const struct rr_linear *l);
 
@@ -76,5 +97,7 @@ struct rr_linear *rr_linear_enter(struct rr_linear *l);
 void rr_linear_leave(struct rr_linear *before);
 /* Once per process, before the engine installs its own handler, which passes on what is not its. */
 void rr_linear_catch_faults(void);
+/* And after it, for the engine takes all faults of guests for its own. */
+void rr_linear_catch_strays(void);
 
 #endif

@@ -50,11 +50,16 @@ struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from)
     return c;
 }
 
-static void enter(struct conn *c, enum conn_state state)
+static void enter_at(struct conn *c, enum conn_state state, uint64_t now)
 {
     c->state = state;
-    c->since_ns = c->mark_ns = rr_now_ns();
+    c->since_ns = c->mark_ns = now;
     c->moved = c->mark_moved = 0;
+}
+
+static void enter(struct conn *c, enum conn_state state)
+{
+    enter_at(c, state, rr_now_ns());
 }
 
 /* --- what a request holds -------------------------------------------------------------------- */
@@ -258,8 +263,19 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
             sizeof(go_on) - 1)
             return freed(c);
     }
-    enter(c, CONN_BODY);
+    enter_at(c, CONN_BODY, c->begin_ns);
     return STEP_ON;
+}
+
+/* As "%.*s %.*s"; printf takes 100 ns for it. */
+static void note_what(struct conn *c, const struct rr_http_request *rq)
+{
+    size_t method = rr_min(rq->method.len, 20), path = rr_min(rq->path.len, 90);
+
+    memcpy(c->what, rq->method.at, method);
+    c->what[method] = ' ';
+    memcpy(c->what + method + 1, rq->path.at, path);
+    c->what[method + 1 + path] = '\0';
 }
 
 static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
@@ -274,8 +290,7 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
     c->no_body = rr_text_is(rq->method, "HEAD");
     c->old = rq->minor == 0;
     c->body_known = rq->chunked ? UINT64_MAX : rq->length;
-    snprintf(c->what, sizeof(c->what), "%.*s %.*s", (int)rr_min(rq->method.len, 20), rq->method.at,
-             (int)rr_min(rq->path.len, 90), rq->path.at);
+    note_what(c, rq);
     c->trace[0] = '\0';
     c->job.begin_ns = c->job.start_ns = c->body_len = 0;
     if (rr_reply_builtin(c, rq))
@@ -397,7 +412,7 @@ static enum step end_body(struct conn *c)
     count(&c->app->seats[c->loop->runner->id].stats.received_bytes, c->body_len);
     if (c->in_at == c->in_len)
         drop_input(c);
-    enter(c, CONN_WAIT);
+    enter_at(c, CONN_WAIT, job->begin_ns);
     if (rr_app_fast(c->app))
         return STEP_RUN;
     if (rr_pool_submit(&gw->pool, job, gw->o.queue))

@@ -56,6 +56,17 @@ static void add_text(struct conn *c, const char *at, size_t len)
     c->head_len += len;
 }
 
+static void add_number(struct conn *c, uint64_t n)
+{
+    char digits[20];
+    size_t at = sizeof(digits);
+
+    do
+        digits[--at] = (char)('0' + n % 10);
+    while (n /= 10);
+    add_text(c, digits + at, sizeof(digits) - at);
+}
+
 static const char *date_of(struct loop *loop)
 {
     struct timespec now;
@@ -286,7 +297,9 @@ void rr_reply_result(struct conn *c, const uint8_t *meta, size_t meta_len, const
             type = set;
         add_text(c, "Content-Type: ", 14);
         add_text(c, type.at, type.len);
-        add(c, "\r\nContent-Length: %llu\r\n", (unsigned long long)len);
+        add_text(c, "\r\nContent-Length: ", 18);
+        add_number(c, len);
+        add_text(c, "\r\n", 2);
     }
     end(c);
     if (!c->no_body) {

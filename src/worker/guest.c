@@ -129,6 +129,7 @@ static int op_alloc(struct rr_guest *g, const char *name, uint64_t len, uint32_t
     m->fixed = true;
     /* Small ones need no region: the window is the guest's own memory. */
     if (len > RR_SMALL_MAX) {
+        rr_instance_map(g->inst);
         r = rr_region_get(i->w->arena, rr_port_backing(i->w, port), m->slot_bytes, len, 0,
                           &m->region, &err);
         if (r == 0)

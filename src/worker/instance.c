@@ -91,6 +91,7 @@ static int map_region(struct instance *i, struct message *m, uint8_t *window, st
     struct rr_region *view;
     int r;
 
+    rr_instance_map(i->guest.inst);
     if (m->patched) {
         r = rr_message_regather(i->w->arena, m, RR_ANON, err);
         if (r)
@@ -199,6 +200,7 @@ static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct inst
         .env = (const char *const *)f->spec->env,
         .folders = f->folders,
         .n_folders = f->spec->n_folders,
+        .fence = f->tier == RR_TIER_WINDOW,
         .output = rr_instance_output,
         .user = i,
     };

@@ -5,11 +5,13 @@ send."""
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -384,6 +386,40 @@ def test_more_than_the_queue_holds_is_shed(serve, flow):
         wait_for(lambda: s.metric("requests_total", code="503") == 5, "all are counted")
 
 
+def test_each_request_has_clean_memory(serve, rr):
+    """Whichever pages the one before it used, and from several connections at once."""
+    path = rr.workflow({"f": {"module": "stain"}}, [edge("input", "f", "64MiB")], "f")
+    places = [5, 4096, 70_000, 300_000, MIB - 1, MIB + 100, MIB + 65_536, 2 * MIB - 1]
+
+    def ask(c, look, *at):
+        c.request("POST", "/", struct.pack(f"<{1 + len(at)}I", look, *at))
+        return c.getresponse().read()
+
+    def client(seed, wrong):
+        pick = random.Random(seed)
+        c = http.client.HTTPConnection("127.0.0.1", s.port, timeout=20 * SLOW)
+        for n in range(300):
+            if n % 100 == 50:
+                got, want = ask(c, 1), b"0 0"  # a look at all of it
+            elif n % 40 == 39:
+                at = pick.sample(places, 3)
+                got, want = ask(c, 0, *at), b"0 %d" % at[-1]
+            else:
+                got, want = ask(c, 0, places[1], places[5]), b"0 %d" % places[5]
+            if got != want:
+                wrong.append((n, got, want))
+        c.close()
+
+    with serve(path) as s:
+        wrong = []
+        clients = [threading.Thread(target=client, args=(n, wrong)) for n in range(4)]
+        for c in clients:
+            c.start()
+        for c in clients:
+            c.join()
+        assert wrong == []
+
+
 def test_those_who_leave_are_not_served(serve, flow):
     with serve(flow(), "--concurrency", "1") as s:
         first, _ = ask_many(s, "/sleep?800", 1)
@@ -733,6 +769,7 @@ def test_access_log(serve, flow, tmp_path):
         s.ask('/echo"\\', b"abc")
         s.ask("/trap")
         s.raw(b"bad\r\n\r\n")
+        wait_for(lambda: log.read_text().count("\n") == 3, "log")  # it comes after the reply
         log.rename(tmp_path / "old")
         s.process.send_signal(signal.SIGHUP)
         s.wait_log("reloaded")

@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -33,7 +35,7 @@ static struct rr_linear *get(bool windows)
 {
     struct rr_linear *l = NULL;
 
-    assert_null(rr_linear_get(&pool, INITIAL, LIMIT, windows, &l));
+    assert_null(rr_linear_get(&pool, INITIAL, LIMIT, &pool, windows, false, &l));
     assert_int_equal(l->size_bytes, INITIAL);
     return l;
 }
@@ -157,6 +159,198 @@ static void test_host_may_follow_pointers_into_the_gap(void **state)
     rr_linear_put(again);
 }
 
+/* --- the fence ------------------------------------------------------------------------------- */
+
+static int memory_fd;
+
+/* Whatever its protection. */
+static uint8_t byte_at(const struct rr_linear *l, uint64_t at)
+{
+    uint8_t b = 0xff;
+
+    assert_int_equal(pread(memory_fd, &b, 1, (off_t)(uintptr_t)(l->base + at)), 1);
+    return b;
+}
+
+struct guest {
+    const void *owner;
+    uint64_t pages[4]; /* of the heap, or of windows, written without being announced; 0: none */
+    uint64_t message;  /* in the windows, announced; 0: none */
+    uint64_t grow;
+    bool maps; /* a region into the first window, and out again */
+    bool ends; /* before it opens its windows */
+};
+
+/* One guest's life. Every place that any guest may have written to is zero when it begins. */
+static struct rr_linear *live(const struct guest *g, const uint64_t *places, size_t n_places)
+{
+    struct rr_linear *l = NULL, *before;
+
+    assert_null(
+        rr_linear_get(&pool, INITIAL, LIMIT, g->owner, pool.first && pool.first->mapped, true, &l));
+    for (size_t n = 0; n < n_places; n++)
+        if (places[n] < l->open_bytes || (l->mapped && places[n] >= RR_WINDOW_BASE))
+            assert_int_equal(byte_at(l, places[n]), 0);
+    assert_int_equal(byte_at(l, RR_WINDOW_END + 100), 0);
+    before = rr_linear_enter(l);
+    if (!g->ends)
+        open_windows(l);
+    if (g->message) {
+        rr_linear_touch(l, g->message, g->message + 5000);
+        memset(l->base + g->message, 0x5a, 5000);
+    }
+    for (size_t n = 0; n < RR_ARRAY_LEN(g->pages) && g->pages[n]; n++) {
+        assert_int_equal(l->base[g->pages[n]], 0);
+        l->base[g->pages[n]] = 0x5a;
+    }
+    if (g->maps) {
+        rr_linear_unfence(l);
+        assert_ptr_equal(mmap(l->base + RR_WINDOW_BASE, RR_MIB, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+                         l->base + RR_WINDOW_BASE);
+        l->base[RR_WINDOW_BASE + 8192] = 0x5a;
+    }
+    if (g->grow) {
+        assert_null(rr_linear_grow(l, RR_WINDOW_END + g->grow));
+        memset(l->base + RR_WINDOW_END, 0x5a, g->grow);
+    }
+    rr_linear_leave(before);
+    rr_linear_put(l);
+    return l;
+}
+
+static void live_until_fenced(const struct guest *g)
+{
+    struct rr_linear *l = NULL;
+    int n = 0;
+
+    do
+        l = live(g, NULL, 0);
+    while (!l->fenced && n++ < 100);
+    assert_true(l->fenced);
+}
+
+static void test_fence(void **state)
+{
+    static const char a, b;
+    static const uint64_t places[] = {
+        1,
+        4096,
+        70000,
+        INITIAL - 1,
+        RR_WINDOW_BASE + 1,
+        RR_WINDOW_BASE + 4999,
+        RR_WINDOW_BASE + 8192,
+        RR_WINDOW_BASE + 64 * RR_MIB,
+        RR_WINDOW_BASE + 64 * RR_MIB + 4999,
+        RR_WINDOW_END - 1,
+    };
+    struct guest usual = {.owner = &a, .pages = {4096, 70000}, .message = RR_WINDOW_BASE};
+    struct guest odd = usual, other = {.owner = &b, .pages = {1, INITIAL - 1}}, guest;
+    unsigned int seed = 1, n_fenced = 0;
+    struct rr_linear *l;
+
+    (void)state;
+    rr_linear_catch_strays(); /* here: see above */
+    memory_fd = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    assert_true(memory_fd >= 0);
+
+    /* What is not there yet when it is fenced. */
+    odd.message = 0;
+    odd.ends = true;
+    live_until_fenced(&odd);
+    odd.ends = false;
+    odd.pages[2] = RR_WINDOW_BASE + 64 * RR_MIB;
+    for (int n = 0; n < 3; n++)
+        live(&odd, places, RR_ARRAY_LEN(places));
+    odd = usual;
+
+    /* The pages that guests use stay open, all others are closed, also within the windows. */
+    live_until_fenced(&usual);
+    l = live(&usual, places, RR_ARRAY_LEN(places));
+    assert_true(l->fenced);
+    assert_true(readable(l, 4096));
+    assert_true(readable(l, 70000));
+    assert_true(readable(l, RR_WINDOW_BASE + 4999));
+    assert_false(readable(l, 1));
+    assert_false(readable(l, INITIAL - 1));
+    assert_false(readable(l, RR_WINDOW_BASE + 8192));
+    assert_false(readable(l, RR_WINDOW_END - 1));
+
+    /* Who goes elsewhere is let in, and the next one sees nothing of it. */
+    odd.pages[2] = 1;
+    odd.pages[3] = RR_WINDOW_END - 1;
+    l = live(&odd, places, RR_ARRAY_LEN(places));
+    assert_false(l->fenced);
+    live(&usual, places, RR_ARRAY_LEN(places));
+
+    /* What is learnt then holds for both. */
+    odd.pages[3] = 0;
+    for (int n = 0; n < 20; n++)
+        live(&odd, places, RR_ARRAY_LEN(places));
+    live_until_fenced(&usual);
+    l = live(&odd, places, RR_ARRAY_LEN(places));
+    assert_true(l->fenced);
+
+    /* A region in a window, a message elsewhere, and growth. */
+    odd = usual;
+    odd.maps = true;
+    l = live(&odd, places, RR_ARRAY_LEN(places));
+    assert_false(l->fenced);
+    live_until_fenced(&usual);
+    odd = usual;
+    odd.message = RR_WINDOW_BASE + 64 * RR_MIB;
+    l = live(&odd, places, RR_ARRAY_LEN(places));
+    assert_false(l->fenced);
+    live_until_fenced(&usual);
+    odd = usual;
+    odd.grow = RR_MIB;
+    live(&odd, places, RR_ARRAY_LEN(places));
+    live_until_fenced(&usual);
+
+    /* Another module's guests do not get this fence. */
+    l = live(&other, places, RR_ARRAY_LEN(places));
+    assert_ptr_equal(l->owner, &b);
+    live(&usual, places, RR_ARRAY_LEN(places));
+
+    for (int n = 0; n < 3000; n++) {
+        size_t n_pages = 0;
+
+        guest = (struct guest){.owner = rand_r(&seed) % 16 ? &a : &b};
+        for (size_t k = 0; k < RR_ARRAY_LEN(places) && n_pages < 4; k++)
+            if (rand_r(&seed) % (n % 1000 < 500 ? 200 : 5) == 0 || k == 1)
+                guest.pages[n_pages++] = places[k];
+        if (rand_r(&seed) % 8)
+            guest.message = RR_WINDOW_BASE + 64 * RR_MIB * (rand_r(&seed) % 50 == 0);
+        if (guest.message) /* it writes there already */
+            for (size_t k = 1; k < 4; k++)
+                guest.pages[k] = guest.pages[k] >= RR_WINDOW_BASE ? 0 : guest.pages[k];
+        guest.maps = !guest.pages[1] && rand_r(&seed) % 100 == 0;
+        guest.grow = rand_r(&seed) % 100 ? 0 : 65536;
+        n_fenced += (unsigned int)live(&guest, places, RR_ARRAY_LEN(places))->fenced;
+    }
+    assert_true(n_fenced > 100);
+    close(memory_fd);
+}
+
+/* Modules of one size have memories of their own, up to a number. */
+static void test_owners(void **state)
+{
+    static const char owners[300];
+    struct rr_linear *l = NULL;
+
+    (void)state;
+    for (size_t round = 0; round < 2; round++)
+        for (size_t n = 0; n < RR_ARRAY_LEN(owners); n++) {
+            assert_null(rr_linear_get(&pool, INITIAL, LIMIT, &owners[n], false, true, &l));
+            assert_ptr_equal(l->owner, &owners[n]);
+            assert_int_equal(l->base[5000], 0);
+            l->base[5000] = 1;
+            rr_linear_put(l);
+        }
+    assert_true(pool.n > 1 && pool.n < 200);
+}
+
 static int setup(void **state)
 {
     (void)state;
@@ -180,6 +374,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_kinds_do_not_mix, setup, teardown),
         cmocka_unit_test_setup_teardown(test_host_may_follow_pointers_into_the_gap, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(test_fence, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_owners, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);
