@@ -442,6 +442,22 @@ static size_t count_entries(const uint8_t *meta, size_t len)
     return n;
 }
 
+/* Headers of a request that are not a function's to choose. */
+static bool is_ours(struct rr_text name)
+{
+    static const char *const ours[] = {"host",
+                                       "expect",
+                                       "proxy-authorization",
+                                       "x-call-id",
+                                       "x-function-status",
+                                       "x-delivery-attempt"};
+
+    for (size_t n = 0; n < RR_ARRAY_LEN(ours); n++)
+        if (rr_text_is_word(name, ours[n]))
+            return true;
+    return false;
+}
+
 /* The content's type, and an event's attributes or what a function set. */
 static bool add_meta(struct sending *s, size_t *n, const uint8_t *meta, size_t len, bool result)
 {
@@ -456,7 +472,7 @@ static bool add_meta(struct sending *s, size_t *n, const uint8_t *meta, size_t l
             name = key;
         else if (!result || !rr_reply_header(key, value, &name))
             continue;
-        if (name.len >= sizeof(text) || !rr_http_name_ok(name.at, name.len))
+        if (name.len >= sizeof(text) || !rr_http_name_ok(name.at, name.len) || is_ours(name))
             continue;
         snprintf(text, sizeof(text), "%.*s", (int)name.len, name.at);
         if (!add_header(s, n, text, value))

@@ -327,6 +327,13 @@ def test_callbacks(serve, flow, receiver, queue):
         got = hook.wait(4)
         assert got[3][2]["X-Function-Status"] == "502"
         assert json.loads(got[3][3])["status"] == 502
+        for header in ("x-a=b", "host=evil", "x-call-id=evil"):
+            s.ask("/header?" + header, b"", headers={"X-Callback-Url": hook.url})
+        got = hook.wait(7)
+        assert [h["x-a"] for _, _, h, _ in got[4:] if h["x-a"]] == ["b"]
+        for _, _, headers, _ in got:
+            assert headers.get_all("Host") == [hook.host]
+            assert [len(v) for v in headers.get_all("X-Call-Id")] == [32]
 
 
 def test_callbacks_that_fail(serve, flow, receiver):
