@@ -366,8 +366,9 @@ static bool kept_to_fence(const struct rr_linear *l)
 /* A fence that did not last makes the next one wait longer. */
 static void wait_longer(struct rr_linear *l)
 {
-    l->patience =
-        l->n_fenced >= LOOK_EVERY ? PATIENCE : (unsigned int)rr_min(2ull * l->patience, PATIENCE_MAX);
+    l->patience = l->n_fenced >= LOOK_EVERY
+                      ? PATIENCE
+                      : (unsigned int)rr_min(2ull * l->patience, PATIENCE_MAX);
     l->n_fenced = l->n_open = 0;
     l->clean = false;
 }
