@@ -194,6 +194,27 @@ def test_a_function_is_killed_and_started_again(chain):
     assert chain.run("a", "echo", b"two", annotations={"next": "b"}).stdout == b"TWO"
 
 
+def test_the_newer_of_two_takes_over(chain):
+    """As in a rolling update; the end of the older one changes nothing."""
+    chain.start("old", "echo", annotations={"function": "b"})
+    chain.start("new", "upper", annotations={"function": "b"})
+    assert chain.run("a", "echo", b"x", annotations={"next": "b"}).stdout == b"X"
+    chain("kill", "old", "TERM")
+    chain.wait("old")
+    assert chain.run("a", "echo", b"y", annotations={"next": "b"}).stdout == b"Y"
+
+
+@pytest.mark.parametrize("users, channel", [((1000, 1000), b"kernel"), ((1000, 0), b"network")])
+def test_users(chain, users, channel):
+    """Those of other users are strangers: the kernel copies for them."""
+    as_user = [{"user": {"uid": u, "gid": u}} for u in users]
+    chain.start("b", "upper", annotations={"function": "b"}, process=as_user[0])
+    data = b"user" * 200_000
+    done = chain.run("a", "echo", data, annotations={"next": "b", **TRACE}, process=as_user[1])
+    assert done.stdout == data.upper(), done.stderr
+    assert b"entry -> b: " + channel in done.stderr, done.stderr
+
+
 def test_a_function_dies_with_a_message_at_hand(chain):
     chain.start("b", "slow", annotations={"function": "b"}, process={"env": ["MS=20000"]})
     bundle = chain.bundle("a", "echo", annotations={"next": "b"})
