@@ -251,7 +251,7 @@ static void on_log(void *user, int function, int level, const char *text, size_t
     const struct rr_workflow *wf = user;
 
     if (wf->functions[function].node == RR_NODE_HERE) /* others have logs of their own */
-        rr_log(level, "function '%s': %.*s", wf->functions[function].name, (int)len, text);
+        rr_function_log(wf->functions[function].name, level, text, len);
 }
 
 static int run(struct rr_worker *w, struct rr_error *err)
@@ -273,8 +273,10 @@ static int run(struct rr_worker *w, struct rr_error *err)
 int rr_init_chain(const struct rr_init_options *o, const char *path)
 {
     const int image_fds[2] = {o->image_fd, o->second_fd};
-    struct rr_worker_options options = {
-        .kind = o->function ? "function" : "entry", .no_cache = true, .arena.watch_pressure = true};
+    struct rr_worker_options options = {.kind = o->function ? "function" : "entry",
+                                        .log_here = true,
+                                        .no_cache = true,
+                                        .arena.watch_pressure = true};
     struct rr_workflow *wf = NULL;
     struct rr_worker *w = NULL;
     struct rr_error err = {0};

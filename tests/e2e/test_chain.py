@@ -301,14 +301,50 @@ result: two
 """
 
 
+FLOW = {"workflow": "/flow.yaml", **TRACE}
+
+
+def start_node(chain, text):
+    make_bundle(chain.folder / "b", ["/x"], ["upper", "slow"])
+    (chain.folder / "b/rootfs/flow.yaml").write_text(text)
+    chain.start("b", "upper", annotations={"function": "b", **FLOW})
+
+
+def make_origin(chain, text):
+    bundle = chain.bundle("a", "echo", annotations=FLOW)
+    (bundle / "rootfs/flow.yaml").write_text(text)
+    return bundle
+
+
 def test_a_workflow_over_containers(chain):
-    for name in ("a", "b"):
-        make_bundle(chain.folder / name, ["/x"], ["echo", "upper"])
-        (chain.folder / name / "rootfs/flow.yaml").write_text(NODES)
-    chain.start("b", "upper", annotations={"function": "b", "workflow": "/flow.yaml", **TRACE})
-    bundle = chain.bundle("a", "echo", annotations={"workflow": "/flow.yaml", **TRACE})
+    start_node(chain, NODES)
+    bundle = make_origin(chain, NODES)
     done = chain("--domain", "d", "run", "-b", bundle, "a", stdin=b"hello")
     assert done.stdout == b"HELLO" and b"one -> two: kernel" in done.stderr
+    other = make_origin(chain, NODES.replace("delivery: at-least-once", "max: 1MiB"))
+    done = chain("--domain", "d", "run", "-b", other, "a", stdin=b"hello", ok=False)
+    assert done.returncode == 73 and b"another version of the workflow" in done.stderr
+
+
+def test_a_workflow_delivers_again(chain):
+    """A container is killed with a message at hand; the one that takes its place gets it."""
+    text = NODES.replace("/upper.wasm, node: b", "/slow.wasm, node: b, env: {MS: 1500}")
+    start_node(chain, text)
+    entry = subprocess.Popen(
+        chain.command("--domain", "d", "run", "-b", make_origin(chain, text), "a"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"x" * MIB)
+    entry.stdin.close()
+    time.sleep(1)
+    chain.delete("b")
+    start_node(chain, text)
+    assert entry.stdout.read() == b"x" * MIB
+    assert entry.wait(30 * SLOW) == 0, entry.stderr.read()
+    assert "attempt 2" in (chain.folder / "b/log").read_text()
 
 
 @pytest.mark.parametrize(
