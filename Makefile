@@ -10,7 +10,7 @@ MESON_ARGS ?=
 
 ENGINE = $(if $(findstring engine=system,$(MESON_ARGS))$(findstring engine_dir=,$(MESON_ARGS)),true,tools/build-engine)
 
-.PHONY: all build setup demo test soak bench check install clean help
+.PHONY: all build setup demo test test-oci test-k8s soak bench check install clean help
 
 all: setup
 	@$(MAKE) --no-print-directory build
@@ -44,6 +44,22 @@ test:
 	@$(MAKE) --no-print-directory build TESTS=1
 	@tools/run-tests $(BUILD)
 
+# Of these `make test` and CI run all, too.
+test-oci:
+	@tools/setup build guests test oci
+	@$(MAKE) --no-print-directory build TESTS=1
+	@ninja -C $(BUILD) guests
+	@RR_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/e2e/test_oci.py \
+		tests/e2e/test_bundles.py tests/e2e/test_containerd.py tests/e2e/test_cri.py tests/e2e/test_podman.py
+
+# Not part of CI: about 10 minutes of building, once, and 5 of tests.
+test-k8s:
+	@tools/setup build guests oci k8s
+	@$(MAKE) --no-print-directory build
+	@ninja -C $(BUILD) guests
+	@tests/k8s/build >/dev/null
+	@RR_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/k8s
+
 soak:
 	@tools/setup build guests
 	@$(MAKE) --no-print-directory build
@@ -74,6 +90,8 @@ help:
 	@echo "make                          build $(BUILD)/roadrunner (installs what is missing, when it may)"
 	@echo "make demo                     run the photo pipeline, and say where the result lies"
 	@echo "make test                     all tests; ends with the line N passed, N failed"
+	@echo "make test-oci                 those of containers: OCI command, containerd, CRI, podman"
+	@echo "make test-k8s                 those on a Kubernetes of two nodes, built once (10 min), run in 5 min"
 	@echo "make soak [KILLS=n MINUTES=m] workers killed at random moments; ends with N kills, M runs, N failed"
 	@echo "make bench [ONLY=name]        benchmarks; writes $(BUILD)/bench.json"
 	@echo "make check                    what CI runs: tests, sanitizers, fuzzing, linters"

@@ -24,6 +24,8 @@ complete -c roadrunner -n "__fish_seen_subcommand_from run serve" -s v -l verbos
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -s l -l listen -x -d "where"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -s r -l route -x -d "PATH=WORKFLOW"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l admin -x -d "health and metrics"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l otlp -x -d "where traces go"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l otlp-ratio -x -d "of traces that begin here"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l access-log -r -d "a line per request"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l tls-cert -r -d "certificate chain"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l tls-key -r -d "its key"

@@ -513,7 +513,7 @@ static void look(struct fuzz *f, struct rr_link **link, uint32_t v)
         r = rr_link_poll(*link, &err);
         break;
     case 5:
-        rr_link_sleep(*link);
+        rr_link_sleep(*link, NULL);
         break;
     case 6:
         rr_link_awake(*link);

@@ -138,12 +138,14 @@ static void release(struct fuzz *f)
 static void wait_and_wake(struct fuzz *f, uint32_t v)
 {
     uint32_t len = v / 8 % (RR_RING_MAX_RECORD + 1);
+    struct futex_waitv word = {0};
     bool said;
 
     switch (v % 8) {
     case 0:
-        said = rr_ring_sleep(f->c);
+        said = rr_ring_sleep(f->c, v / 8 % 2 ? &word : NULL);
         check(!said || !rr_ring_broken(f->c));
+        check((word.uaddr != 0) == (said && v / 8 % 2));
         check(f->corrupt || said == (f->in == f->out));
         break;
     case 1:

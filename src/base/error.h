@@ -38,6 +38,14 @@ struct rr_error {
     char hint[512];
 };
 
+/* No error, without writing to 2 KiB of texts: for where each message passes. */
+static inline void rr_error_clear(struct rr_error *err)
+{
+    err->code = RR_OK;
+    err->line = err->column = 0;
+    err->file[0] = err->text[0] = err->hint[0] = '\0';
+}
+
 /* RR_E_SYSTEM: out of memory. */
 int rr_error_no_memory(struct rr_error *err);
 /* Fill @err (may be NULL) and return @code. */

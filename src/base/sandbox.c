@@ -211,6 +211,11 @@ static int fill_filter(scmp_filter_ctx ctx)
         {SCMP_SYS(kill), 0, INT, (uint32_t)getpid()},
         {SCMP_SYS(tgkill), 0, INT, (uint32_t)getpid()}, /* abort(), raise() */
     };
+    const struct scmp_arg_cmp own_sigio[] = {
+        /* see base/wait.c; not other processes, whom it ends */
+        SCMP_CMP(1, SCMP_CMP_MASKED_EQ, INT, F_SETOWN),
+        SCMP_CMP(2, SCMP_CMP_MASKED_EQ, INT, (uint32_t)getpid()),
+    };
     int r = seccomp_attr_set(ctx, SCMP_FLTATR_CTL_TSYNC, 1);
 
     if (r == 0) /* calls of another architecture, 32-bit ones too */
@@ -229,6 +234,8 @@ static int fill_filter(scmp_filter_ctx ctx)
         r = add_masked(ctx, relaxed_masked, n_relaxed_masked);
     if (r == 0)
         r = add_masked(ctx, own, RR_ARRAY_LEN(own));
+    if (r == 0)
+        r = seccomp_rule_add_array(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 2, own_sigio);
     /* Its flags are in memory, where a filter cannot look. glibc falls back to clone. */
     if (r == 0)
         r = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);

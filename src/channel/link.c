@@ -895,11 +895,11 @@ bool rr_link_pending(struct rr_link *link)
     return in && rr_ring_peek(in, &record, &len) != -EAGAIN;
 }
 
-bool rr_link_sleep(struct rr_link *link)
+bool rr_link_sleep(struct rr_link *link, struct futex_waitv *word)
 {
     struct rr_ring *in = link->sender ? link->back : link->there;
 
-    return !in || rr_ring_sleep(in);
+    return !in || rr_ring_sleep(in, word);
 }
 
 void rr_link_awake(struct rr_link *link)

@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "base/error.h"
+#include "base/wait.h"
 #include "region/region.h"
 
 #define RR_LINK_VERSION 1
@@ -140,8 +141,9 @@ void rr_link_ack(struct rr_link *link, uint64_t seq);
 
 /* Has something come into the ring? Without a system call. */
 bool rr_link_pending(struct rr_link *link);
-/* Before the process sleeps: false when there is something to do after all. */
-bool rr_link_sleep(struct rr_link *link);
+/* Before the process sleeps: false when there is something to do after all. @word: out: as of
+ * rr_ring_sleep(), and as it was when there is no ring yet; NULL: wait for the socket alone. */
+bool rr_link_sleep(struct rr_link *link, struct futex_waitv *word);
 void rr_link_awake(struct rr_link *link);
 
 #endif

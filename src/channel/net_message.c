@@ -738,9 +738,10 @@ static void on_error(struct conn *c, const struct rr_wire_header *h, const uint8
 void message_on_frame(struct conn *c, const struct rr_wire_header *h, const uint8_t *body)
 {
     struct rr_net_peer *peer = c->peer;
-    struct rr_error err = {0};
+    struct rr_error err;
     int r = -1;
 
+    rr_error_clear(&err);
     peer_ref(peer); /* a callback, or a broken rule, may end its session */
     switch (h->type) {
     case RR_WIRE_DATA:

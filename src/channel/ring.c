@@ -295,19 +295,28 @@ void rr_ring_commit(struct rr_ring *ring)
     store_own(ring, memory_order_release);
 }
 
+/* How a consumer sleeps. */
+enum { AWAKE, AT_DOORBELL, AT_WORD };
+
 /* Two at once cannot both take it, and a wake-up more than needed does no harm. */
-static bool take_flag(_Atomic uint32_t *flag)
+static uint32_t take_flag(_Atomic uint32_t *flag)
 {
-    return atomic_exchange_explicit(flag, 0, memory_order_acq_rel) != 0;
+    return atomic_exchange_explicit(flag, 0, memory_order_acq_rel);
 }
 
 bool rr_ring_must_wake(struct rr_ring *ring)
 {
     _Atomic uint32_t *flag = flag_word(ring, RR_RING_CONSUMER_SLEEPS);
+    uint32_t how;
 
     assert(ring->side == RR_RING_PRODUCER);
     store_own(ring, memory_order_seq_cst); /* see the head of this file */
-    return atomic_load_explicit(flag, memory_order_seq_cst) && take_flag(flag);
+    if (atomic_load_explicit(flag, memory_order_seq_cst) == AWAKE)
+        return false;
+    how = take_flag(flag);
+    if (how == AT_WORD)
+        rr_wait_wake(flag);
+    return how != AWAKE && how != AT_WORD;
 }
 
 bool rr_ring_wait_space(struct rr_ring *ring, uint32_t len)
@@ -369,17 +378,21 @@ void rr_ring_release(struct rr_ring *ring)
     store_own(ring, memory_order_release);
 }
 
-bool rr_ring_sleep(struct rr_ring *ring)
+bool rr_ring_sleep(struct rr_ring *ring, struct futex_waitv *word)
 {
     _Atomic uint32_t *flag = flag_word(ring, RR_RING_CONSUMER_SLEEPS);
+    uint32_t how = word ? AT_WORD : AT_DOORBELL;
 
     assert(ring->side == RR_RING_CONSUMER);
     if (ring->broken || used(ring))
         return false;
-    atomic_store_explicit(flag, 1, memory_order_seq_cst);
+    atomic_store_explicit(flag, how, memory_order_seq_cst);
     look(ring, memory_order_seq_cst);
-    if (!ring->broken && used(ring) == 0)
+    if (!ring->broken && used(ring) == 0) {
+        if (word)
+            *word = rr_wait_word(flag, how);
         return true;
+    }
     atomic_store_explicit(flag, 0, memory_order_relaxed);
     return false;
 }
@@ -404,5 +417,5 @@ bool rr_ring_must_wake_producer(struct rr_ring *ring)
     look(ring, memory_order_acquire);
     if (!ring->broken && step > RR_RING_BYTES - used(ring))
         return false;
-    return take_flag(flag);
+    return take_flag(flag) != 0;
 }

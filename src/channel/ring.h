@@ -4,8 +4,9 @@
  * base and region only.
  *
  * ring: records of any length from one producer to one consumer, in a sealed
- * memfd that both map. No system call is made once it is there: whoever sleeps
- * says so in the ring, and the other rings a doorbell of the caller's choice.
+ * memfd that both map. No system call is made once it is there, but to wake: whoever
+ * sleeps says so in the ring, and the other wakes a futex there, or rings a doorbell
+ * of the caller's choice.
  *
  * The other side is hostile until proven otherwise: it has the whole ring
  * mapped writable. At worst it makes records garbage, the ring full or empty
@@ -27,6 +28,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/wait.h"
 
 #define RR_RING_BYTES (1u << 20) /* of records; a power of two */
 /* Of one record's body: 256 KiB of payload in line, 64 KiB of metadata, and what describes them. */
@@ -39,7 +41,7 @@
 enum rr_ring_word {
     RR_RING_TAIL = 0,              /* u64: index behind the last record; the producer's */
     RR_RING_HEAD = 128,            /* u64: index of the oldest record; the consumer's */
-    RR_RING_CONSUMER_SLEEPS = 256, /* u32: 1: ring its doorbell after the next record */
+    RR_RING_CONSUMER_SLEEPS = 256, /* u32: after a record: 1: ring its doorbell; 2: wake a futex */
     RR_RING_PRODUCER_WAITS = 384   /* u32: bytes of room it sleeps for; 0: it does not */
 };
 
@@ -105,6 +107,7 @@ void rr_ring_commit(struct rr_ring *ring);
  *
  * When true, ring its doorbell; the announcement is taken back, so that one sleep
  * gets one wake-up. A peer that announces all the time costs a doorbell per call.
+ * A consumer that waits for the word itself is woken here.
  */
 bool rr_ring_must_wake(struct rr_ring *ring);
 /**
@@ -133,9 +136,14 @@ bool rr_ring_wait_space(struct rr_ring *ring, uint32_t len);
 int rr_ring_peek(struct rr_ring *ring, const void **ret, uint32_t *ret_len);
 /* Done with the peeked record: its room is the producer's. */
 void rr_ring_release(struct rr_ring *ring);
-/* Announce that the consumer will sleep. False: it must not, there is a record (or a broken ring)
- * to peek at, and nothing is announced. */
-bool rr_ring_sleep(struct rr_ring *ring);
+/**
+ * rr_ring_sleep() - announce that the consumer will sleep
+ * @word: out: what to wait for with rr_wait(); NULL: it waits for its doorbell
+ *
+ * Return: false: it must not, there is a record (or a broken ring) to peek at, and nothing is
+ * announced.
+ */
+bool rr_ring_sleep(struct rr_ring *ring, struct futex_waitv *word);
 /* Take the announcement back: woken by something else. A doorbell may still come. */
 void rr_ring_awake(struct rr_ring *ring);
 /* After releases: does the producer wait for room, and has it now? When true, ring its doorbell;

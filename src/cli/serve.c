@@ -99,6 +99,8 @@ static int add_route(struct request *rq, const char *path, const char *workflow)
 
     if (rq->o.n_routes == RR_GATEWAY_MAX_ROUTES)
         return cli_usage(&cli_serve, "at most %d workflows", RR_GATEWAY_MAX_ROUTES);
+    if (len > 512)
+        return cli_usage(&cli_serve, "a path has at most 512 characters");
     if (path[0] != '/' || (len > 1 && path[len - 1] == '/'))
         return cli_usage(&cli_serve, "a path begins with / and does not end with it, unlike '%s'",
                          path);
@@ -206,6 +208,12 @@ static int take_option(struct request *rq, int c, char *text)
     case 'A':
         rq->o.access_log = text;
         return 0;
+    case 'O':
+        rq->o.otlp = text;
+        return 0;
+    case 'R':
+        rq->o.otlp_ratio = text;
+        return 0;
     case 'I':
         rq->o.isolate = strcmp(text, "process") == 0;
         if (!rq->o.isolate && strcmp(text, "worker") != 0)
@@ -239,7 +247,7 @@ static int take_nodes(struct request *rq)
     return 0;
 }
 
-#define N_WORDS 15 /* other options */
+#define N_WORDS 17 /* other options */
 
 static int parse(struct request *rq, int argc, char **argv)
 {
@@ -251,6 +259,8 @@ static int parse(struct request *rq, int argc, char **argv)
         {"tls-cert", required_argument, NULL, 'C'},
         {"tls-key", required_argument, NULL, 'K'},
         {"tls-client-ca", required_argument, NULL, 'T'},
+        {"otlp", required_argument, NULL, 'O'},
+        {"otlp-ratio", required_argument, NULL, 'R'},
         {"node-cert", required_argument, NULL, 'x'},
         {"node-key", required_argument, NULL, 'y'},
         {"node-ca", required_argument, NULL, 'z'},
@@ -306,9 +316,13 @@ const struct cli_command cli_serve = {
         "                       (default: 127.0.0.1:8080, or systemd's sockets)\n"
         "  -r, --route PATH=WORKFLOW\n"
         "                       answer at PATH and below it; may be repeated\n"
-        "      --admin ADDR     /healthz, /readyz and /metrics are there and nowhere else\n"
+        "      --admin ADDR     /healthz, /readyz, /metrics and /ui, the page that shows the\n"
+        "                       workflows at work, are there and nowhere else\n"
         "      --access-log FILE\n"
         "                       one line of JSON per request; - is stdout (default: none)\n"
+        "      --otlp URL       send traces to this collector, with OTLP over HTTP (default:\n"
+        "                       $OTEL_EXPORTER_OTLP_ENDPOINT, or none)\n"
+        "      --otlp-ratio R   of the traces that begin here, 0 to 1 (1)\n"
         "      --tls-cert FILE, --tls-key FILE\n"
         "                       certificate chain and key, PEM: TLS at all TCP addresses but "
         "--admin\n"

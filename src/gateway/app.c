@@ -9,22 +9,6 @@
 
 /* --- what workers tell ----------------------------------------------------------------------- */
 
-static void on_hop(void *user, const struct rr_hop *hop)
-{
-    struct stats *s = &((struct seat *)user)->stats;
-
-    count(&s->handoffs[hop->path], hop->n);
-    count(&s->handoff_bytes[hop->path], hop->payload_bytes * hop->n);
-    count(&s->handoff_copied_bytes, hop->copied_bytes);
-}
-
-static void on_span(void *user, const struct rr_span *span)
-{
-    struct stats *s = &((struct seat *)user)->stats;
-
-    count(span->fresh ? &s->fresh : &s->reused, span->n);
-}
-
 /* One line, whole, whoever else writes. */
 static void on_log(void *user, int function, int level, const char *text, size_t len)
 {
@@ -62,7 +46,11 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         .arena.watch_pressure = true,
         .tls = gw->o.node_tls,
         .plain = !gw->o.node_tls,
-        .observer = {.hop = on_hop, .span = on_span, .log = on_log},
+        .observer = {.begin = rr_graph_begin,
+                     .restart = rr_graph_restart,
+                     .hop = rr_graph_hop,
+                     .span = rr_graph_span,
+                     .log = on_log},
     };
     int r = 0;
 
@@ -70,8 +58,11 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
     if (!app->seats)
         return rr_error_no_memory(err);
     memset(app->seats, 0, (gw->n_threads + 1) * sizeof(*app->seats));
-    for (unsigned int n = 0; n <= gw->n_threads; n++)
+    for (unsigned int n = 0; n <= gw->n_threads; n++) {
         app->seats[n].app = app;
+        if (rr_graph_init(&app->seats[n]))
+            return rr_error_no_memory(err);
+    }
     app->isolated = rr_workflow_isolates(app->wf) || rr_workflow_has_nodes(app->wf);
     if (!gw->o.node_tls && !gw->o.node_plain && leaves(app->wf)) {
         rr_error_set(
@@ -118,6 +109,8 @@ static void destroy(struct generation *g)
 
         for (unsigned int k = g->gw->n_threads; app->seats && k > 0; k--)
             rr_worker_free(app->seats[k - 1].worker); /* the first has what the others use */
+        for (unsigned int k = 0; app->seats && k <= g->gw->n_threads; k++)
+            rr_graph_deinit(&app->seats[k]);
         free(app->seats);
         rr_workflow_free(app->wf);
     }

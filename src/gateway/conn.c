@@ -81,6 +81,7 @@ static bool take_budget(struct conn *c, uint64_t bytes)
 
 static void end_request(struct conn *c)
 {
+    rr_trace_end(c);
     rr_message_free(rr_take(c->body));
     rr_message_free(rr_take(c->reply));
     rr_message_free(rr_take(c->job.in));
@@ -90,6 +91,7 @@ static void end_request(struct conn *c)
     rr_event_end(c->loop->gw->events, c->event, false);
     c->event = 0;
     free(rr_take(c->head));
+    c->trace[0] = '\0';
     give_budget_back(c);
     if (c->app)
         rr_generation_unref(c->app->generation);
@@ -273,6 +275,7 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
     snprintf(c->what, sizeof(c->what), "%.*s %.*s", (int)rr_min(rq->method.len, 20), rq->method.at,
              (int)rr_min(rq->path.len, 90), rq->path.at);
     c->trace[0] = '\0';
+    c->job.begin_ns = c->job.start_ns = c->body_len = 0;
     if (rr_reply_builtin(c, rq))
         return STEP_ON;
     g = rr_generation_current(c->loop->gw);
@@ -375,7 +378,7 @@ static enum step end_body(struct conn *c)
     if (step != STEP_RUN)
         return step;
     rr_inbound_end(c->body, c->body_len, rr_take(c->meta.data), c->meta.len);
-    *job = (struct job){.loop = c->loop, .app = c->app, .in = rr_take(c->body)};
+    *job = (struct job){.loop = c->loop, .app = c->app, .in = rr_take(c->body), .trace = c->spans};
     job->begin_ns = rr_now_ns();
     job->deadline_ns = gw->o.deadline_ns ? job->begin_ns + gw->o.deadline_ns : 0;
     count(&c->app->seats[c->loop->runner->id].stats.received_bytes, c->body_len);

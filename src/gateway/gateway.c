@@ -103,6 +103,8 @@ static int init(struct gateway *gw, struct rr_error *err)
         return rr_error_no_memory(err);
     if (gw->o.tls_cert)
         r = rr_tls_new(&gw->o, &gw->tls, err);
+    if (r == 0 && rr_otlp_wanted(gw->o.otlp))
+        r = rr_otlp_new(&gw->o, &gw->otlp, err);
     if (r)
         return r;
     raise_files();
@@ -307,6 +309,7 @@ static void stop(struct gateway *gw)
     if (gw->spare_fd > 0)
         close(gw->spare_fd);
     rr_events_free(gw->events);
+    rr_otlp_free(gw->otlp);
     rr_tls_free(gw->tls);
     free(gw->threads);
     free(gw->loops);
@@ -318,6 +321,8 @@ static int serve(struct gateway *gw, int signal_fd, struct rr_error *err)
 {
     int r = start_threads(gw, err);
 
+    if (r == 0 && gw->otlp)
+        r = rr_otlp_start(gw->otlp, err);
     if (r)
         return r;
     notify("READY=1");

@@ -45,6 +45,8 @@ struct rr_gateway_options {
         *node_tls; /* to other nodes; NULL: none, which @node_plain must allow */
     bool node_plain;
     const char *access_log; /* file, "-": stdout; NULL: none */
+    const char *otlp;       /* URL of a collector; NULL: as the environment says */
+    const char *otlp_ratio; /* of the traces that begin here; NULL: the same */
     bool no_cache, isolate, quiet;
     int verbose;
 };

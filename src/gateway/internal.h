@@ -12,6 +12,10 @@
  *   event.c   CloudEvents
  *   app.c     workflows, and their reload
  *   stats.c   figures
+ *   graph.c   figures of a workflow's functions and edges, and the page that shows them
+ *   trace.c   what a request's trace has
+ *   otlp.c    traces on their way to a collector
+ *   curl.c    libcurl, when it is wanted
  *
  * Threads. A loop is a set of connections with an epoll, run by one thread at a time, which alone
  * touches them. It runs workflows that are known to be fast itself; should one of these take long,
@@ -29,7 +33,11 @@
 #include "gateway/http.h"
 #include "worker/serve.h"
 
-#define N_BUCKETS 24 /* of a histogram: up to 16 us, then each twice the one before */
+#define N_BUCKETS 24 /* of a histogram: up to its unit, then each twice the one before */
+#define REQUEST_UNIT_NS 16000u
+#define FUNCTION_UNIT_NS 1000u
+#define HANDOFF_UNIT_NS 250u
+#define N_PATHS (RR_PATH_STREAM + 1)
 #define N_STATUS 40
 #define N_EVENTS 128
 #define LOOP_STOLEN 1u /* of loop.running_since_ns */
@@ -58,9 +66,18 @@ struct stats {
     counter received_bytes, sent_bytes;
     counter copied_in_bytes;  /* of bodies, in user space, before the first function */
     counter copied_out_bytes; /* of replies; stays 0 */
-    counter fresh, reused;    /* instances */
-    counter handoffs[5], handoff_bytes[5], handoff_copied_bytes; /* by enum rr_path */
     counter inline_runs, pool_runs, stolen_runs, cancelled;
+};
+
+struct edge_stats {
+    counter handoffs[N_PATHS], bytes[N_PATHS], copied_bytes;
+    struct histogram cost; /* rr_hop.handoff_ns */
+};
+
+struct fn_stats {
+    counter begun, fresh, reused, restarts;
+    counter idle; /* no count: instances that wait, as of the last run */
+    struct histogram run;
 };
 
 struct app;
@@ -68,11 +85,23 @@ struct conn;
 struct gateway;
 struct loop;
 struct thread;
+struct trace_event;
+
+/* Of a request that is traced: one thread at a time has it, that of the loop or that of the run. */
+struct trace {
+    char parent[17];            /* the caller's span, in hexadecimal; empty: it began here */
+    uint64_t since_ns;          /* of the run */
+    struct trace_event *events; /* owned */
+    unsigned int n, room, n_dropped;
+};
 
 /* What one thread has of one workflow. */
 struct seat {
     struct app *app;
     struct rr_worker *worker; /* owned */
+    struct edge_stats *edges; /* owned */
+    struct fn_stats *fns;     /* owned */
+    struct trace *trace;      /* borrowed: of what it runs now; NULL: nobody wants one */
     struct stats stats;
 } __attribute__((aligned(64)));
 
@@ -86,6 +115,7 @@ struct job {
     atomic_bool cancelled;
     bool queued;          /* under the pool's lock */
     struct rr_error *err; /* owned; NULL: it went well */
+    struct trace *trace;  /* borrowed; NULL: none is wanted */
 };
 
 /* A workflow and its path. */
@@ -190,6 +220,7 @@ struct gateway {
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
+    struct rr_otlp *otlp;     /* NULL: traces are not sent */
     bool bound;               /* its sockets are ours, and their files */
     int spare_fd; /* closed to accept and refuse a connection when there are no others */
     counter n_refused, n_accepted, n_reloads, n_bad_reloads;
@@ -239,8 +270,9 @@ struct conn {
     const uint8_t *out;
     uint64_t out_len, out_at; /* over head and out */
     int status;
-    char what[120]; /* method and path, for the log */
-    char trace[56]; /* traceparent, as the functions get it */
+    char what[120];      /* method and path, for the log */
+    char trace[56];      /* traceparent, as the functions get it */
+    struct trace *spans; /* owned; NULL: it is not traced */
 };
 
 /* listen.c */
@@ -287,6 +319,7 @@ bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *k
 bool rr_meta_find(const uint8_t *meta, size_t len, const char *key, struct rr_text *ret);
 /* 0, or the status to refuse it with. */
 int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct meta *m);
+uint64_t rr_random(struct loop *loop); /* for ids, not for secrets; not 0 */
 
 /* tls.c */
 struct iovec;
@@ -342,8 +375,75 @@ struct app *rr_generation_find(struct generation *g, struct rr_text path);
 
 /* stats.c */
 unsigned int rr_status_index(int status);
-void rr_histogram_add(struct histogram *h, uint64_t ns);
+int rr_status_at(unsigned int index); /* 0: others */
+void rr_histogram_add(struct histogram *h, uint64_t ns, uint64_t unit_ns, uint64_t n);
+/* @to and @from are of counters only. */
+void rr_counters_add(void *to, const void *from, size_t bytes);
+void rr_stats_sum(const struct app *app, struct stats *ret);
+unsigned int rr_queue_depth(struct app *app);
+void rr_stats_head(FILE *f, const char *name, const char *type, const char *help);
+void rr_stats_histogram(FILE *f, const char *name, const char *labels, const struct histogram *h,
+                        uint64_t unit_ns);
 /* Prometheus text; owned, NULL without memory. */
 char *rr_stats_text(struct gateway *gw, size_t *ret_len);
+
+/* graph.c */
+/* What workers tell: @user is a seat. */
+void rr_graph_hop(void *user, const struct rr_hop *hop);
+void rr_graph_begin(void *user, int function);
+void rr_graph_span(void *user, const struct rr_span *span);
+void rr_graph_restart(void *user, int function);
+int rr_graph_init(struct seat *seat);
+void rr_graph_deinit(struct seat *seat);
+void rr_graph_text(FILE *f, const struct generation *g);
+/* JSON for the page; owned, NULL without memory. */
+char *rr_graph_json(struct gateway *gw, size_t *ret_len);
+
+/* trace.c */
+struct trace *rr_trace_new(void); /* NULL without memory */
+void rr_trace_free(struct trace *t);
+void rr_trace_hop(struct trace *t, const struct rr_hop *hop);
+void rr_trace_span(struct trace *t, const struct rr_span *span);
+/* The request is over: give its trace to gw->otlp. */
+void rr_trace_end(struct conn *c);
+
+/* Protobuf being written. */
+struct rr_pb {
+    uint8_t *data; /* owned */
+    size_t len, cap;
+    bool failed;
+};
+
+#define RR_OTLP_SPANS 2 /* the field of ScopeSpans that spans are */
+
+void rr_pb_raw(struct rr_pb *b, const void *data, size_t len);
+void rr_pb_uint(struct rr_pb *b, unsigned int field, uint64_t v);
+void rr_pb_text(struct rr_pb *b, unsigned int field, const char *s, size_t len);
+size_t rr_pb_begin(struct rr_pb *b, unsigned int field); /* of a message; for rr_pb_end() */
+void rr_pb_end(struct rr_pb *b, size_t begin);
+/* KeyValue with a string. */
+void rr_pb_attribute(struct rr_pb *b, unsigned int field, const char *key, const char *value,
+                     size_t len);
+
+/* otlp.c */
+struct rr_otlp;
+/* Are traces sent anywhere? @option: of the command line, or NULL; else the environment says. */
+bool rr_otlp_wanted(const char *option);
+int rr_otlp_new(const struct rr_gateway_options *options, struct rr_otlp **ret,
+                struct rr_error *err);
+int rr_otlp_start(struct rr_otlp *o, struct rr_error *err);
+/* What waits is sent, within 2 seconds. */
+void rr_otlp_free(struct rr_otlp *o);
+/* Is a trace that begins here to be sent? */
+bool rr_otlp_samples(const struct rr_otlp *o, uint64_t random);
+/* @data: moved; spans as fields of ScopeSpans; NULL: there was no memory. Never waits. */
+void rr_otlp_push(struct rr_otlp *o, uint8_t *data, size_t len, unsigned int n_spans,
+                  unsigned int n_beyond);
+void rr_otlp_text(FILE *f, struct rr_otlp *o);
+
+/* The page, made by tools/embed-page. */
+extern const char rr_page[];
+extern const size_t rr_page_len;
+extern const char rr_page_policy[]; /* its Content-Security-Policy */
 
 #endif

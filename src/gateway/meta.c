@@ -104,9 +104,9 @@ static bool trace_ok(struct rr_text t)
            is_hex(t.at + 53, 2);
 }
 
-static uint64_t next_random(struct loop *loop)
+uint64_t rr_random(struct loop *loop)
 {
-    loop->random += 0x9e3779b97f4a7c15u; /* splitmix64: ids, not secrets */
+    loop->random += 0x9e3779b97f4a7c15u; /* splitmix64 */
     uint64_t x = loop->random;
 
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
@@ -120,21 +120,31 @@ static void put_hex(char *to, uint64_t v)
         to[n] = "0123456789abcdef"[v & 15];
 }
 
-/* Our own span, within the caller's trace if it has one. */
+/* Our own span, within the caller's trace if it has one. The caller says whether it is to be sent
+ * to a collector; without one we say it, to functions as well. */
 static void make_trace(struct conn *c, const struct rr_text *caller)
 {
+    const struct rr_otlp *otlp = c->loop->gw->otlp;
+    bool ours = !caller || !trace_ok(*caller);
+    bool sampled = otlp && ours && rr_otlp_samples(otlp, rr_random(c->loop));
+
     memcpy(c->trace, "00-", 3);
     c->trace[35] = c->trace[52] = '-';
-    if (caller && trace_ok(*caller)) {
+    if (ours) {
+        put_hex(c->trace + 3, rr_random(c->loop));
+        put_hex(c->trace + 19, rr_random(c->loop));
+        memcpy(c->trace + 53, sampled ? "01" : "00", 2);
+    } else {
         memcpy(c->trace + 3, caller->at + 3, 32);
         memcpy(c->trace + 53, caller->at + 53, 2);
-    } else {
-        put_hex(c->trace + 3, next_random(c->loop));
-        put_hex(c->trace + 19, next_random(c->loop));
-        memcpy(c->trace + 53, "00", 2);
+        sampled = rr_hex_digit(c->trace[54]) & 1;
     }
-    put_hex(c->trace + 36, next_random(c->loop));
+    put_hex(c->trace + 36, rr_random(c->loop));
     c->trace[55] = '\0';
+    if (!otlp || !sampled || !(c->spans = rr_trace_new()))
+        return;
+    if (!ours)
+        memcpy(c->spans->parent, caller->at + 36, 16);
 }
 
 /* --- requests -------------------------------------------------------------------------------- */

@@ -214,6 +214,7 @@ void rr_job_run(struct job *job, struct thread *t)
 {
     struct app *app = job->app;
     struct seat *seat = &app->seats[app->isolated ? 0 : t->id];
+    struct seat *told = &app->seats[app->isolated ? t->gw->n_threads : t->id];
     struct rr_error err = {0};
     int r = 0;
 
@@ -224,11 +225,16 @@ void rr_job_run(struct job *job, struct thread *t)
         r = rr_error_set(&err, RR_E_DEADLINE, "raise --concurrency or --deadline",
                          "its deadline passed before a thread was free");
     if (r == 0) {
+        told->trace = job->trace;
+        if (job->trace)
+            job->trace->since_ns = job->start_ns;
         r = rr_worker_run_message(seat->worker, rr_take(job->in), job->deadline_ns, &job->out,
                                   &err);
+        told->trace = NULL;
         job->end_ns = rr_now_ns();
         learn(app, job->end_ns - job->start_ns);
-        rr_histogram_add(&app->seats[t->id].stats.run, job->end_ns - job->start_ns);
+        rr_histogram_add(&app->seats[t->id].stats.run, job->end_ns - job->start_ns, REQUEST_UNIT_NS,
+                         1);
     }
     rr_message_free(rr_take(job->in));
     /* What other processes lend goes back at once, and not from another thread: at most a copy. */

@@ -109,17 +109,18 @@ static void give_up(struct conn *c) /* without memory for an answer */
     c->state = CONN_WRITE;
 }
 
-/* @body: ours, follows the head in the same memory. */
-static void reply_text(struct conn *c, int status, const char *type, const char *body, size_t len)
+/* @body: ours, follows the head in the same memory. @headers: further ones, at most 1 KiB. */
+static void reply_text(struct conn *c, int status, const char *headers, const char *type,
+                       const char *body, size_t len)
 {
     free(c->head);
-    c->head = malloc(512 + len);
+    c->head = malloc(512 + strlen(headers) + len);
     if (!c->head) {
         give_up(c);
         return;
     }
     start(c, status);
-    add(c, "Content-Type: %s\r\nContent-Length: %zu\r\n", type, len);
+    add(c, "%sContent-Type: %s\r\nContent-Length: %zu\r\n", headers, type, len);
     if (status == 503)
         add(c, "Retry-After: 1\r\n");
     end(c);
@@ -129,7 +130,7 @@ static void reply_text(struct conn *c, int status, const char *type, const char 
 
 void rr_reply_empty(struct conn *c, int status)
 {
-    reply_text(c, status, "text/plain", "", 0);
+    reply_text(c, status, "", "text/plain", "", 0);
 }
 
 void rr_reply_problem(struct conn *c, int status, const char *fmt, ...)
@@ -141,9 +142,11 @@ void rr_reply_problem(struct conn *c, int status, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(detail, sizeof(detail), fmt, ap);
     va_end(ap);
-    n = snprintf(body, sizeof(body), "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}\n",
-                 rr_http_reason(status), status, detail);
-    reply_text(c, status, "application/problem+json", body, (size_t)n);
+    n = snprintf(body, sizeof(body),
+                 "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"%s%.32s%s}\n",
+                 rr_http_reason(status), status, detail, c->trace[0] ? ",\"trace\":\"" : "",
+                 c->trace[0] ? c->trace + 3 : "", c->trace[0] ? "\"" : "");
+    reply_text(c, status, "", "application/problem+json", body, (size_t)n);
 }
 
 /* What went wrong inside is for the log; the client learns of which kind it was. */
@@ -264,32 +267,76 @@ static void reply_metrics(struct conn *c)
     char *text = rr_stats_text(c->loop->gw, &len);
 
     if (text)
-        reply_text(c, 200, "text/plain; version=0.0.4; charset=utf-8", text, len);
+        reply_text(c, 200, "", "text/plain; version=0.0.4; charset=utf-8", text, len);
     else
         rr_reply_problem(c, 503, "the server is short of memory");
     free(text);
 }
 
+static void reply_figures(struct conn *c)
+{
+    size_t len;
+    char *text = rr_graph_json(c->loop->gw, &len);
+
+    if (text)
+        reply_text(c, 200, "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n",
+                   "application/json", text, len);
+    else
+        rr_reply_problem(c, 503, "the server is short of memory");
+    free(text);
+}
+
+static void reply_page(struct conn *c)
+{
+    char headers[1024];
+
+    snprintf(headers, sizeof(headers),
+             "Content-Security-Policy: %s\r\nX-Content-Type-Options: nosniff\r\n"
+             "X-Frame-Options: DENY\r\nReferrer-Policy: no-referrer\r\n"
+             "Cache-Control: no-cache\r\n",
+             rr_page_policy);
+    reply_text(c, 200, headers, "text/html; charset=utf-8", rr_page, rr_page_len);
+}
+
+static void reply_health(struct conn *c)
+{
+    reply_text(c, 200, "", "text/plain", "ok\n", 3);
+}
+
+static void reply_ready(struct conn *c)
+{
+    if (atomic_load(&c->loop->gw->draining))
+        rr_reply_problem(c, 503, "the server is stopping");
+    else
+        reply_health(c);
+}
+
+static const struct {
+    const char *path;
+    void (*reply)(struct conn *c);
+} builtins[] = {{"/healthz", reply_health},
+                {"/readyz", reply_ready},
+                {"/metrics", reply_metrics},
+                {"/ui", reply_page},
+                {"/ui/data", reply_figures}};
+
 bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq)
 {
-    bool health = rr_text_is(rq->path, "/healthz"), ready = rr_text_is(rq->path, "/readyz");
-    bool metrics = rr_text_is(rq->path, "/metrics");
+    size_t n = 0;
 
     if (c->loop->gw->o.admin && !c->admin)
         return false;
-    if (!health && !ready && !metrics && !c->admin)
+    while (n < RR_ARRAY_LEN(builtins) && !rr_text_is(rq->path, builtins[n].path))
+        n++;
+    if (n == RR_ARRAY_LEN(builtins) && !c->admin)
         return false;
     c->keep = c->keep && c->body_known == 0;
-    if (!health && !ready && !metrics)
+    if (n == RR_ARRAY_LEN(builtins))
         rr_reply_problem(c, 404, "workflows answer elsewhere");
     else if (!rr_text_is(rq->method, "GET") && !c->no_body)
         rr_reply_problem(c, 405, "only GET and HEAD are answered here");
-    else if (ready && atomic_load(&c->loop->gw->draining))
-        rr_reply_problem(c, 503, "the server is stopping");
-    else if (metrics)
-        reply_metrics(c);
     else
-        reply_text(c, 200, "text/plain", "ok\n", 3);
+        builtins[n].reply(c);
     return true;
 }
 
@@ -330,7 +377,7 @@ void rr_log_request(struct conn *c)
     size_t at;
 
     count(&s->requests[rr_status_index(c->status)], 1);
-    rr_histogram_add(&s->duration, ns);
+    rr_histogram_add(&s->duration, ns, REQUEST_UNIT_NS, 1);
     if (loop->gw->log_fd < 0)
         return;
     clock_gettime(CLOCK_REALTIME, &t);

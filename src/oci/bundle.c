@@ -285,6 +285,22 @@ static int absolute(const char *base, const char *path, char **ret)
     return n < 0 ? -ENOMEM : 0;
 }
 
+/* The runtimes below only tell of a mount that they cannot make in it. */
+static int check_root_folder(const struct rr_bundle *b, struct rr_error *err)
+{
+    struct stat st;
+
+    if (!b->rootfs)
+        return 0;
+    if (stat(b->rootfs, &st) == 0) {
+        if (S_ISDIR(st.st_mode))
+            return 0;
+        errno = ENOTDIR;
+    }
+    return rr_error_set(err, RR_E_NOINPUT, "correct root.path in config.json",
+                        "cannot use the root file system %s: %s", b->rootfs, strerror(errno));
+}
+
 int rr_bundle_open(const char *path, struct rr_bundle **ret, struct rr_error *err)
 {
     __attribute__((cleanup(rr_free_cleanup))) char *text = NULL;
@@ -311,6 +327,8 @@ int rr_bundle_open(const char *path, struct rr_bundle **ret, struct rr_error *er
         if (root && absolute(b->path, string_at(root, "path"), &b->rootfs) < 0)
             r = rr_error_no_memory(err);
     }
+    if (r == 0)
+        r = check_root_folder(b, err);
     if (r) {
         rr_bundle_free(b);
         return r;

@@ -298,15 +298,29 @@ static char *private_bundle(const struct json_object *state)
     return strndup(path, len - (sizeof(suffix) - 1));
 }
 
+/* The bundle, if our folder is in it; else NULL. The shim says which it is, and spares the runtime
+ * a question that takes as long as the deletion itself. */
+static char *bundle_to_delete(const struct call *c)
+{
+    const char *told = getenv("ROADRUNNER_BUNDLE");
+    struct json_object *state;
+    char path[PATH_MAX], *ret;
+
+    if (told && *told) {
+        snprintf(path, sizeof(path), "%s/" RR_OCI_PRIVATE, told);
+        return access(path, F_OK) == 0 ? strdup(told) : NULL;
+    }
+    state = c->id ? state_of(c, c->id) : NULL;
+    ret = state ? private_bundle(state) : NULL;
+    json_object_put(state);
+    return ret;
+}
+
 int command_delete(struct call *c)
 {
-    __attribute__((cleanup(rr_free_cleanup))) char *bundle = NULL;
-    struct json_object *state = c->id ? state_of(c, c->id) : NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *bundle = bundle_to_delete(c);
     int r;
 
-    if (state)
-        bundle = private_bundle(state);
-    json_object_put(state);
     if (!bundle)
         return call_exec(c);
     r = call_run(c, NULL, false);

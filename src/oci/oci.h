@@ -116,7 +116,8 @@ bool rr_is_module_file(int fd);
 /* --- the runtime and the worker (runtime.c) -------------------------------------------------- */
 
 /* Path of crun or runc: $ROADRUNNER_RUNTIME, or what made the container @id below @root (NULL:
- * a new one), or what is there and works with the machine's cgroups. */
+ * a new one), or what is there. Where crun could not live with the machine's cgroups, this process
+ * gets a mount namespace in which it can. */
 int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err);
 /* A descriptor of roadrunner-worker, through which its file cannot be written. */
 int rr_worker_open(int *ret_fd, struct rr_error *err);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -52,12 +53,26 @@ static bool find_program(const char *name, char *ret, size_t size)
     return search(getenv("PATH"), name, ret, size) || search(usual_path, name, ret, size);
 }
 
-/* crun refuses machines that have both versions of cgroups mounted. */
-static bool hybrid_cgroups(void)
+/*
+ * crun refuses machines that have both versions of cgroups mounted: it, and so we, get a view with
+ * one. Only what is below that folder is private: mounts of containers are seen outside as ever.
+ */
+static bool suit_crun(void)
 {
     struct statfs fs;
 
-    return statfs("/sys/fs/cgroup/unified", &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
+    if (statfs("/sys/fs/cgroup/unified", &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC)
+        return true;
+    return unshare(CLONE_NEWNS) == 0 &&
+           mount(NULL, "/sys/fs/cgroup", NULL, MS_PRIVATE | MS_REC, NULL) == 0 &&
+           umount2("/sys/fs/cgroup/unified", MNT_DETACH) == 0;
+}
+
+static bool is_crun(const char *path)
+{
+    const char *name = strrchr(path, '/');
+
+    return strcmp(name ? name + 1 : path, "crun") == 0;
 }
 
 /* Each keeps a file of its own for a container. */
@@ -78,21 +93,19 @@ static const char *maker(const char *root, const char *id)
 int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err)
 {
     const char *wanted = getenv("ROADRUNNER_RUNTIME"), *made = maker(root, id);
-    const char *first = hybrid_cgroups() ? "runc" : "crun";
 
-    if (wanted && *wanted) {
-        if (find_program(wanted, ret, size))
-            return 0;
+    if (wanted && !*wanted)
+        wanted = NULL;
+    if (wanted && !find_program(wanted, ret, size))
         return rr_error_set(err, RR_E_NOINPUT, "correct ROADRUNNER_RUNTIME",
                             "cannot find the runtime %s", wanted);
-    }
-    if (made && find_program(made, ret, size))
-        return 0;
-    if (find_program(first, ret, size) || find_program("crun", ret, size) ||
-        find_program("runc", ret, size))
-        return 0;
-    return rr_error_set(err, RR_E_NOINPUT, "install crun or runc, or set ROADRUNNER_RUNTIME",
-                        "found neither crun nor runc");
+    if (!wanted && (!made || !find_program(made, ret, size)) && !find_program("crun", ret, size) &&
+        !find_program("runc", ret, size))
+        return rr_error_set(err, RR_E_NOINPUT, "install crun or runc, or set ROADRUNNER_RUNTIME",
+                            "found neither crun nor runc");
+    if (is_crun(ret) && !suit_crun() && !wanted && !made && !find_program("runc", ret, size))
+        find_program("crun", ret, size); /* it says itself what it lacks */
+    return 0;
 }
 
 /* --- the worker ------------------------------------------------------------------------------ */

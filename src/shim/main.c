@@ -358,6 +358,16 @@ static void remove_socket(const char *bundle)
     rr_close_cleanup(&fd);
 }
 
+/* What the runtime knows of it is a folder, which goes with it: most have been deleted by the Task
+ * service. */
+static bool is_left(const char *root, const char *id)
+{
+    char path[PATH_MAX + 160];
+
+    snprintf(path, sizeof(path), "%s/%s", root, id);
+    return *root && access(path, F_OK) == 0;
+}
+
 static int delete(const struct options *o)
 {
     Rr__Pb__ExitResponse r = RR__PB__EXIT_RESPONSE__INIT;
@@ -371,7 +381,7 @@ static int delete(const struct options *o)
     else if (!getcwd(bundle, sizeof(bundle)))
         return die("cannot find", "the bundle");
     read_left(bundle, root, binary);
-    if (*root) {
+    if (is_left(root, o->id)) {
         job.binary = binary;
         rr_job_add(&job, "--root");
         rr_job_add(&job, root);

@@ -47,29 +47,43 @@ static void command_path(char out[4096])
     memcpy(end ? end : out, "/roadrunner-oci", sizeof("/roadrunner-oci"));
 }
 
-static char **environment(const char *binary, char **ret_own)
+/* Ours, and what is for roadrunner-oci; @ret_own: owned, what is new in it. */
+static char **environment(const struct rr_job *job, char *ret_own[2])
 {
+    static const char *const names[] = {"ROADRUNNER_RUNTIME", "ROADRUNNER_BUNDLE"};
+    const char *const values[] = {job->binary, job->bundle};
     size_t n = 0, k = 0;
     char **env;
 
     while (environ[n])
         n++;
-    env = calloc(n + 2, sizeof(*env));
-    *ret_own = NULL;
-    if (!env || (*binary && asprintf(ret_own, "ROADRUNNER_RUNTIME=%s", binary) < 0)) {
-        free(env);
-        return NULL;
-    }
-    for (size_t i = 0; i < n; i++)
-        if (!*ret_own || strncmp(environ[i], "ROADRUNNER_RUNTIME=", 19) != 0)
+    env = calloc(n + 3, sizeof(*env));
+    for (size_t i = 0; env && environ[i]; i++) {
+        size_t len = strcspn(environ[i], "=");
+
+        for (n = 0; n < 2; n++)
+            if (values[n] && *values[n] && strlen(names[n]) == len &&
+                strncmp(environ[i], names[n], len) == 0)
+                break;
+        if (n == 2)
             env[k++] = environ[i];
-    env[k] = *ret_own;
+    }
+    for (size_t i = 0; env && i < 2; i++) {
+        if (!values[i] || !*values[i])
+            continue;
+        if (asprintf(&ret_own[i], "%s=%s", names[i], values[i]) < 0) {
+            ret_own[i] = NULL;
+            free(rr_take(env));
+        } else {
+            env[k++] = ret_own[i];
+        }
+    }
     return env;
 }
 
 static int spawn(const struct rr_job *job, const char *log, pid_t *ret)
 {
-    __attribute__((cleanup(rr_free_cleanup))) char *own = NULL;
+    char *own[2] = {NULL, NULL};
     const char *argv[48] = {"roadrunner-oci", "--log", log, "--log-format", "json"};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -79,9 +93,12 @@ static int spawn(const struct rr_job *job, const char *log, pid_t *ret)
 
     for (size_t i = 0; job->argv[i] && i + 6 < RR_ARRAY_LEN(argv); i++)
         argv[5 + i] = job->argv[i];
-    env = environment(job->binary ? job->binary : "", &own);
-    if (!env)
+    env = environment(job, own);
+    if (!env) {
+        free(own[0]);
+        free(own[1]);
         return -ENOMEM;
+    }
     command_path(path);
     sigemptyset(&none);
     posix_spawnattr_init(&attr);
@@ -99,6 +116,8 @@ static int spawn(const struct rr_job *job, const char *log, pid_t *ret)
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attr);
     free(env);
+    free(own[0]);
+    free(own[1]);
     if (r)
         rr_log(0, "cannot run %s: %s", path, strerror(r));
     return -r;

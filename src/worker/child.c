@@ -222,8 +222,11 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
 static void work(struct remote *rm)
 {
     uint64_t run = rm->run;
-    struct rr_error err = {0};
-    int r = rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
+    struct rr_error err;
+    int r;
+
+    rr_error_clear(&err);
+    r = rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
 
     while (r == 0 && rm->w->ready_first >= 0 && !rm->ended) {
         rm->w->named = false;

@@ -253,6 +253,7 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
 
     i->n_sent++;
     m->deadline_ns = i->run_deadline_ns;
+    rr_message_trace_set(m, &i->trace);
     m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
     if (m->len > port->seen_bytes)
         port->seen_bytes = m->len;
@@ -395,12 +396,14 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     struct held *h = rr_held_find(i, addr);
     struct message *m, *reply = NULL;
     char name[RR_ABI_MAX_PORT + 8];
-    struct rr_error err = {0};
+    struct rr_error err;
     struct rr_cover cover;
     struct port *port;
     int r, status = 0;
 
-    snprintf(name, sizeof(name), "call:%s", fn);
+    rr_error_clear(&err);
+    memcpy(name, "call:", 5);
+    memcpy(name + 5, fn, strnlen(fn, RR_ABI_MAX_PORT) + 1);
     r = get_port(i, "message_call", name, true, &port);
     if (r)
         return r;
@@ -418,6 +421,7 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     m->send_cost_ns = rr_now_ns() - sent_ns;
     m->edge = port->edges[0];
     m->deadline_ns = i->deadline_ns;
+    rr_message_trace_set(m, &i->trace);
     if (rr_hosted(i->w, port->callee)) {
         r = rr_function_run(i->w, port->callee, &m, i->fn, i->deadline_ns, &status, &reply, &err);
     } else {

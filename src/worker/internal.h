@@ -92,6 +92,13 @@ struct fn {
     bool warned; /* of a message at another address */
 };
 
+/* W3C trace context of the inputs: what is sent has it, too, unless it has one of its own. */
+struct trace_context {
+    uint16_t parent_len, state_len; /* 0: none */
+    char parent[56];
+    char state[512]; /* as much as has to be passed on; longer ones are left out */
+};
+
 #define LINE_BYTES 1024
 
 struct instance {
@@ -104,6 +111,7 @@ struct instance {
     uint64_t deadline_ns;
     uint64_t run_deadline_ns; /* of its inputs, and so of what it sends; 0: none */
     uint64_t in_id;           /* of the inputs it has now */
+    struct trace_context trace;
     size_t n_sent;
     int caller; /* function that waits for the reply; -1 */
     struct message *reply;
@@ -159,6 +167,10 @@ int rr_message_regather(struct rr_arena *arena, struct message *m, enum rr_backi
 struct message *rr_message_share(const struct message *m);
 const uint8_t *rr_message_meta_get(const struct message *m, const char *key, size_t key_len,
                                    size_t *ret_len);
+/* Where @m has one; false: it has none. */
+bool rr_message_trace_get(const struct message *m, struct trace_context *ret);
+/* Without memory or room for it, it goes without. */
+void rr_message_trace_set(struct message *m, const struct trace_context *t);
 /* 0, -ENOMEM, or -E2BIG beyond RR_ABI_MAX_METADATA. */
 int rr_message_meta_set(struct message *m, const char *key, size_t key_len, const uint8_t *value,
                         size_t value_len);

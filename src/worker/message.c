@@ -211,3 +211,45 @@ int rr_message_meta_set(struct message *m, const char *key, size_t key_len, cons
     m->meta_len = len;
     return 0;
 }
+
+/* --- trace context --------------------------------------------------------------------------- */
+
+static const char parent_key[] = "traceparent", state_key[] = "tracestate";
+
+static uint16_t copy_value(const struct message *m, const char *key, size_t key_len, char *to,
+                           size_t cap)
+{
+    size_t len;
+    const uint8_t *value = rr_message_meta_get(m, key, key_len, &len);
+
+    if (!value || len > cap)
+        return 0;
+    memcpy(to, value, len);
+    return (uint16_t)len;
+}
+
+bool rr_message_trace_get(const struct message *m, struct trace_context *ret)
+{
+    ret->parent_len = ret->state_len = 0;
+    if (!m->meta_len)
+        return false;
+    ret->parent_len =
+        copy_value(m, parent_key, sizeof(parent_key) - 1, ret->parent, sizeof(ret->parent));
+    if (ret->parent_len)
+        ret->state_len =
+            copy_value(m, state_key, sizeof(state_key) - 1, ret->state, sizeof(ret->state));
+    return ret->parent_len != 0;
+}
+
+void rr_message_trace_set(struct message *m, const struct trace_context *t)
+{
+    size_t len;
+
+    if (!t->parent_len || rr_message_meta_get(m, parent_key, sizeof(parent_key) - 1, &len) ||
+        rr_message_meta_set(m, parent_key, sizeof(parent_key) - 1, (const uint8_t *)t->parent,
+                            t->parent_len))
+        return;
+    if (t->state_len)
+        rr_message_meta_set(m, state_key, sizeof(state_key) - 1, (const uint8_t *)t->state,
+                            t->state_len);
+}

@@ -135,10 +135,11 @@ static bool spin(struct rr_node_server *s)
     do {
         if (now - s->looked_ns > LOOK_NS)
             return true; /* at all sockets, and come back */
-        if (came(s)) {
-            s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
-            return true;
-        }
+        for (int k = 0; k < RR_POLLS; k++)
+            if (came(s)) {
+                s->spin_ns = rr_min(s->spin_max_ns, 2 * s->spin_ns + 1000);
+                return true;
+            }
         now = rr_now_ns();
     } while (now - begin < s->spin_ns);
     if (s->spin_max_ns <= RR_SPIN_ADAPTIVE_NS) /* beyond, polling was asked for */
@@ -157,7 +158,7 @@ static void doze(struct rr_node_server *s)
 
     for (size_t k = 0; k < n; k++)
         if (sessions[k]->remote->near)
-            quiet = rr_remote_announce(sessions[k]->remote) && quiet;
+            quiet = rr_remote_announce(sessions[k]->remote, NULL, NULL) && quiet;
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = now + 2000000;
     rr_net_sleep(net, quiet ? until : 0);

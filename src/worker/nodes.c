@@ -618,11 +618,15 @@ int rr_nodes_send(struct remote *rm, struct message **ms, const int *edges, uint
     const struct rr_workflow *wf = rm->w->wf;
     int node = edges[0] < (int)wf->n_edges ? rr_node_of(wf, wf->edges[edges[0]].to) : RR_NODE_HERE;
     struct rr_net_target one, *targets = n == 1 ? &one : calloc(n, sizeof(*targets));
-    struct rr_error why = {0};
-    struct rr_net_peer *peer = peer_of(rm, node, &why);
     struct rr_net_packet p;
-    struct batch *b = peer ? calloc(1, sizeof(*b) + n * sizeof(struct message *)) : NULL;
+    struct rr_net_peer *peer;
+    struct rr_error why;
+    struct batch *b;
     int r = 0;
+
+    rr_error_clear(&why);
+    peer = peer_of(rm, node, &why);
+    b = peer ? malloc(sizeof(*b) + n * sizeof(struct message *)) : NULL;
 
     if (!targets || (peer && !b))
         r = rr_error_no_memory(err);

@@ -355,11 +355,17 @@ static void start_again(struct remote *rm)
 
     for (size_t n = 0; n < rm->n_children; n++) {
         struct child *c = &rm->children[n];
+        const struct rr_observer *o = &rm->w->observer;
+        bool again = c->again_ns != 0;
         struct rr_error err;
 
-        if (c->isolated && c->control_fd < 0 && now >= c->again_ns && start(rm, c, &err)) {
+        if (!c->isolated || c->control_fd >= 0 || now < c->again_ns)
+            continue;
+        if (start(rm, c, &err)) {
             rr_log(1, "%s", err.text);
             c->again_ns = now + BACKOFF_MAX_NS;
+        } else if (again && o->restart) {
+            o->restart(o->user, c->function);
         }
     }
 }

@@ -46,6 +46,8 @@ void rr_remote_watch(struct remote *rm, int fd)
     struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
 
     epoll_ctl(rm->epoll_fd, EPOLL_CTL_ADD, fd, &e);
+    if (rm->waits && (!pthread_equal(rm->thread, pthread_self()) || rr_wait_watch(fd) < 0))
+        rm->waits = false; /* epoll does it all */
 }
 
 void rr_remote_pulse(const struct rr_worker *w, uint64_t since_ns)
@@ -88,6 +90,8 @@ int rr_remote_new(struct rr_worker *w, struct rr_error *err)
     rm->spin_max_ns = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? w->spin_ns : 0;
     rm->spin_ns = rm->spin_max_ns;
     rm->run = 1;
+    rm->thread = pthread_self();
+    rm->waits = rr_wait_begin();
     for (size_t n = 0; n <= w->wf->n_edges; n++)
         rm->repeats[n] = rr_delivery_may_repeat(w->wf, n);
     w->remote = rm;
@@ -716,9 +720,11 @@ static int pump_ins(struct remote *rm, bool sockets, bool messages, struct rr_er
 
     for (size_t n = 0; n < rm->n_ins;) {
         struct rr_link *link = rm->ins[n].link;
-        struct rr_error why = {0};
-        int gone = sockets ? rr_link_pump(link, &why) : 0, r = 1;
+        struct rr_error why;
+        int gone, r = 1;
 
+        rr_error_clear(&why);
+        gone = sockets ? rr_link_pump(link, &why) : 0;
         for (int k = 0; k < BURST && r == 1 && messages && (gone == 0 || gone == -EPIPE); k++) {
             r = take_one(rm, &rm->ins[n], &why);
             taken += r == 1;
@@ -740,11 +746,12 @@ static void pump_outs(struct remote *rm, bool sockets)
 {
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++) {
         struct rr_link *link = rm->outs[n];
-        struct rr_error why = {0};
+        struct rr_error why;
         int r;
 
         if (!link)
             continue;
+        rr_error_clear(&why);
         r = sockets ? rr_link_pump(link, &why) : rr_link_poll(link, &why);
         if (r == 0)
             continue;
@@ -816,15 +823,25 @@ static bool something_came(struct remote *rm)
     return rr_remote_came(rm) || (rm->nodes && rr_nodes_poll(rm->nodes));
 }
 
-bool rr_remote_announce(struct remote *rm)
+static bool announce(struct rr_link *link, struct futex_waitv *words, size_t *n)
+{
+    struct futex_waitv word = {0};
+    bool quiet = rr_link_sleep(link, words && *n < RR_SLEEP_WORDS ? &word : NULL);
+
+    if (word.uaddr)
+        words[(*n)++] = word;
+    return quiet;
+}
+
+bool rr_remote_announce(struct remote *rm, struct futex_waitv *words, size_t *ret_n)
 {
     bool quiet = true;
 
     for (size_t n = 0; n < rm->n_ins; n++)
-        quiet = rr_link_sleep(rm->ins[n].link) && quiet;
+        quiet = announce(rm->ins[n].link, words, ret_n) && quiet;
     for (size_t n = 0; n <= rm->w->wf->n_functions; n++)
         if (rm->outs[n])
-            quiet = rr_link_sleep(rm->outs[n]) && quiet;
+            quiet = announce(rm->outs[n], words, ret_n) && quiet;
     return quiet;
 }
 
@@ -852,8 +869,11 @@ bool rr_remote_spin(struct remote *rm)
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
-            if (rm->nodes) /* it was a system call: time enough has passed */
-                break;
+            if (rm->nodes) { /* it was a system call: time enough has passed */
+                if (k == RR_POLLS)
+                    break;
+                continue;
+            }
             if (now - begin < EAGER_NS)
                 rr_cpu_pause();
             else
@@ -874,11 +894,14 @@ void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns)
 
 void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
 {
+    bool waits = rm->waits && !rm->nodes && pthread_equal(rm->thread, pthread_self());
+    struct futex_waitv words[RR_SLEEP_WORDS];
     struct epoll_event events[16];
     uint64_t now;
     int timeout = -1;
+    size_t n = 0;
 
-    if (rr_remote_announce(rm)) {
+    if (rr_remote_announce(rm, waits ? words : NULL, &n)) {
         now = rr_now_ns();
         if (rm->again) /* nobody tells when the new worker listens */
             deadline_ns = rr_min(deadline_ns, now + CONNECT_RETRY_NS);
@@ -888,6 +911,8 @@ void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
         if (rm->nodes) { /* which watch our descriptors, too */
             rr_net_sleep(rr_nodes_net(rm->nodes), deadline_ns);
             rm->look = true;
+        } else if (waits) {
+            rm->look = rr_wait(words, n, rm->epoll_fd, deadline_ns);
         } else {
             rm->look = epoll_wait(rm->epoll_fd, events, 16, timeout) != 0;
         }

@@ -12,11 +12,13 @@
 #ifndef RR_WORKER_REMOTE_H
 #define RR_WORKER_REMOTE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "channel/link.h"
 #include "worker/internal.h"
 
+#define RR_POLLS 4        /* of the network, between looks at the clock */
 #define RR_MAX_LINKS 4096 /* into one process */
 
 /* A sender that waits for an ack: link 0 is none. */
@@ -57,6 +59,8 @@ struct remote {
     int self; /* the function that lives here; -1: this is the parent */
     struct rr_link_domain domain;
     int epoll_fd;
+    bool waits; /* for futexes of the rings, when it sleeps on this thread: */
+    pthread_t thread;
     struct listener {
         int fd;
         struct rr_link_domain *domain;
@@ -129,8 +133,10 @@ int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *e
 /* Take in what has come, without waiting; @messages: or only what is done with. Returns the number
  * of messages; -1 with @err when something came that ends the run. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
-/* Tell all who send over links to wake us; false when one was faster. */
-bool rr_remote_announce(struct remote *rm);
+/* Tell all who send over links to wake us; false when one was faster. @words: out: RR_SLEEP_WORDS
+ * at most, for rr_wait(); NULL: by our sockets. */
+#define RR_SLEEP_WORDS 32 /* each takes 50 ns; further links wake us by their sockets */
+bool rr_remote_announce(struct remote *rm, struct futex_waitv *words, size_t *ret_n);
 void rr_remote_awake(struct remote *rm);
 /* Has something come over one of them? */
 bool rr_remote_came(struct remote *rm);

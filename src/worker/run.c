@@ -233,6 +233,9 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
     i->in_id = 0;
     for (size_t n = 0; n < f->n_inlets; n++)
         i->in_id ^= inputs[n]->id;
+    i->trace.parent_len = 0;
+    for (size_t n = 0; n < f->n_inlets && !rr_message_trace_get(inputs[n], &i->trace); n++)
+        ;
     i->n_sent = 0;
     *ret_status = 0;
     if (f->tier == RR_TIER_WINDOW)
@@ -286,6 +289,8 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     i->run_deadline_ns = run_deadline_ns;
     i->caller = caller;
     w->depth++;
+    if (w->observer.begin)
+        w->observer.begin(w->observer.user, fn);
     rr_status_begin(w->status, fn);
     rr_remote_pulse(w, span.begin_ns);
     before = rr_delivery_enter(w, inputs, f->n_inlets);

@@ -14,6 +14,11 @@ uint64_t rr_worker_input_max(const struct rr_worker *w)
     return w->input.max_bytes;
 }
 
+unsigned int rr_worker_idle(const struct rr_worker *w, int function)
+{
+    return w->fns[function].n_idle;
+}
+
 bool rr_workflow_isolates(const struct rr_workflow *wf)
 {
     for (size_t n = 0; n < wf->n_functions; n++)

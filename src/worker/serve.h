@@ -15,6 +15,8 @@ struct message;
 
 /* The longest input that the workflow takes. */
 uint64_t rr_worker_input_max(const struct rr_worker *w);
+/* Instances of a function that wait to be used again; on the worker's thread. */
+unsigned int rr_worker_idle(const struct rr_worker *w, int function);
 /* Start the processes of isolated functions now, not at the first run. Return: 0 or an error;
  * rr_workflow_isolates() tells whether there are any. */
 int rr_worker_start(struct rr_worker *w, struct rr_error *err);

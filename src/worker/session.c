@@ -166,8 +166,12 @@ static int take_error(struct rr_error *from, struct rr_error *to)
 bool rr_session_work(struct remote *rm)
 {
     uint64_t run = rm->run, before = rm->activity;
-    struct rr_error err = {0};
-    int r = rm->near && rr_remote_pump(rm, true, &err) < 0 ? (int)err.code : 0;
+    struct rr_error err;
+    int r = 0;
+
+    rr_error_clear(&err);
+    if (rm->near && rr_remote_pump(rm, true, &err) < 0)
+        r = (int)err.code;
 
     if (r == 0)
         r = take_error(&rm->arrival, &err);

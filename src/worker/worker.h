@@ -59,6 +59,10 @@ struct rr_span {
 /* Told what happens, on the worker's thread; members may be NULL. */
 struct rr_observer {
     void *user;
+    /* An instance of this process begins to handle a message; its span follows. */
+    void (*begin)(void *user, int function);
+    /* A function's process ended, and another was started. */
+    void (*restart)(void *user, int function);
     void (*hop)(void *user, const struct rr_hop *hop);
     void (*span)(void *user, const struct rr_span *span);
     void (*log)(void *user, int function, int level, const char *text, size_t len);

@@ -595,7 +595,7 @@ def two_nodes(cache, namespaces):
             folder = Path(name) / str(n)
             folder.mkdir()
             inside = ["nsenter", f"--net=/var/run/netns/{namespaces.names[n]}"]
-            daemons.append(Containerd(version, folder, cache, inside))
+            daemons.append(Containerd(version, folder, cache, prefix=inside))
             image = make_image(folder / "i.tar", "t/photo:1", ["/join.wasm"], files)
             daemons[-1]("image", "import", image)
         yield daemons

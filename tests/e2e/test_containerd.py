@@ -33,7 +33,9 @@ def find_containerd(version):
 
 
 class Containerd:
-    def __init__(self, version, folder, cache, prefix=()):
+    def __init__(self, version, folder, cache, config=None, prefix=()):
+        """@config: TOML after its own tables, instead of none of the CRI plugin; @prefix: words before
+        the command."""
         self.version = version
         self.bin = find_containerd(version)
         self.folder = folder
@@ -46,15 +48,15 @@ class Containerd:
             "ROADRUNNER_STATE": str(folder / "rr"),
         }
         (folder / "config.toml").write_text(
-            f"""version = 2
+            f"""version = {version + 1 if config else 2}
 root = "{folder}/root"
 state = "{folder}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = [{"" if config else '"io.containerd.grpc.v1.cri"'}]
 [grpc]
   address = "{folder}/c.sock"
 [ttrpc]
   address = "{folder}/c.sock.ttrpc"
-"""
+{config or ""}"""
         )
         self.process = None
         self.start()

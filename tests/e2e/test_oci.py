@@ -17,7 +17,6 @@ from containers import (
     cgroups,
     make_bundle,
     mounts,
-    one_cgroup,
     processes,
     spec,
 )
@@ -38,8 +37,7 @@ class Oci:
         }
 
     def command(self, *args):
-        command = [OCI, "--root", self.root, *args]
-        return one_cgroup(command) if self.runtime == "crun" else [str(c) for c in command]
+        return [str(c) for c in (OCI, "--root", self.root, *args)]
 
     def __call__(self, *args, stdin=b"", ok=True, **kw):
         done = subprocess.run(

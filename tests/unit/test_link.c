@@ -664,26 +664,26 @@ static void test_sleep_and_wake(void **state)
     assert_int_equal(rr_link_send(x.s, &p, NULL, &x.err), 0);
     assert_false(readable(x.r)); /* nobody sleeps */
     assert_true(rr_link_pending(x.r));
-    assert_false(rr_link_sleep(x.r));
+    assert_false(rr_link_sleep(x.r, NULL));
     got = receive(&x);
     assert_false(rr_link_pending(x.r));
-    assert_true(rr_link_sleep(x.r));
+    assert_true(rr_link_sleep(x.r, NULL));
     assert_int_equal(rr_link_send(x.s, &p, NULL, &x.err), 0);
     assert_true(readable(x.r));
     rr_link_awake(x.r);
     assert_int_equal(rr_link_pump(x.r, &x.err), 0);
     assert_false(readable(x.r));
     receive(&x);
-    assert_true(rr_link_sleep(x.r)); /* and back before anything came */
+    assert_true(rr_link_sleep(x.r, NULL)); /* and back before anything came */
     rr_link_awake(x.r);
     assert_int_equal(rr_link_send(x.s, &p, NULL, &x.err), 0);
     assert_false(readable(x.r));
 
-    assert_true(rr_link_sleep(x.s));
+    assert_true(rr_link_sleep(x.s, NULL));
     rr_link_ack(x.r, got.seq);
     assert_true(readable(x.s));
     assert_true(rr_link_pending(x.s));
-    assert_false(rr_link_sleep(x.s));
+    assert_false(rr_link_sleep(x.s, NULL));
     rr_link_awake(x.s);
     assert_int_equal(rr_link_pump(x.s, &x.err), 0);
     assert_int_equal(x.done.n, 1);

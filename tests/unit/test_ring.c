@@ -204,15 +204,15 @@ static void test_sleep_and_wake(void **state)
 
     (void)state;
     assert_true(put(x.p, 1, 0));
-    assert_false(rr_ring_must_wake(x.p)); /* nobody sleeps */
-    assert_false(rr_ring_sleep(x.c));     /* there is a record */
+    assert_false(rr_ring_must_wake(x.p));   /* nobody sleeps */
+    assert_false(rr_ring_sleep(x.c, NULL)); /* there is a record */
     take(x.c, 1, 0);
-    assert_true(rr_ring_sleep(x.c));
+    assert_true(rr_ring_sleep(x.c, NULL));
     assert_true(put(x.p, 1, 1));
     assert_true(rr_ring_must_wake(x.p));
     assert_false(rr_ring_must_wake(x.p)); /* one sleep, one wake-up */
     take(x.c, 1, 1);
-    assert_true(rr_ring_sleep(x.c));
+    assert_true(rr_ring_sleep(x.c, NULL));
     rr_ring_awake(x.c);
     assert_true(put(x.p, 1, 2));
     assert_false(rr_ring_must_wake(x.p));
@@ -316,7 +316,7 @@ static const char *consume(struct traffic *t)
 
         if (r == -EAGAIN) {
             wake_producer(t);
-            if (rr_ring_sleep(t->c) && !doze(t->data_fd))
+            if (rr_ring_sleep(t->c, NULL) && !doze(t->data_fd))
                 return "the consumer was not woken";
             continue;
         }
@@ -443,7 +443,7 @@ static void *take_in_step(void *data)
 
     for (uint64_t i = 0; i < s->turns; i++) {
         while (peek(s->c) != 0)
-            if (rr_ring_sleep(s->c) && !spin_until(&s->bell, ++bells))
+            if (rr_ring_sleep(s->c, NULL) && !spin_until(&s->bell, ++bells))
                 return NULL;
         rr_ring_release(s->c);
         atomic_store(&s->taken, i + 1);
@@ -534,7 +534,7 @@ static void test_processes(void **state)
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
     assert_int_equal(peek(t.c), -EAGAIN);
-    assert_true(rr_ring_sleep(t.c));
+    assert_true(rr_ring_sleep(t.c, NULL));
     rr_ring_free(t.c);
     close(t.data_fd);
     close(t.space_fd);
@@ -728,7 +728,8 @@ static void test_hostile_producer(void **state)
         if (r != cases[i].then || good != cases[i].good)
             fail_msg("case %zu: %u records, then %d", i, good, r);
         assert_int_equal(rr_ring_broken(x.c), r == -EPROTO);
-        assert_int_equal(rr_ring_sleep(x.c), r == -EAGAIN); /* never asleep on a broken ring */
+        assert_int_equal(rr_ring_sleep(x.c, NULL),
+                         r == -EAGAIN); /* never asleep on a broken ring */
         poke(raw, RR_RING_TAIL, 384);
         if (r == -EPROTO)
             assert_int_equal(peek(x.c), -EPROTO); /* for good */
@@ -859,7 +860,7 @@ static uint64_t consume_garbage(struct rr_ring *c)
         uint32_t len;
 
         rr_ring_must_wake_producer(c);
-        if (rr_ring_sleep(c))
+        if (rr_ring_sleep(c, NULL))
             rr_ring_awake(c);
         if (rr_ring_peek(c, &body, &len) != 0)
             continue;

@@ -30,6 +30,7 @@
 
 #include "base/sandbox.h"
 #include "base/util.h"
+#include "base/wait.h"
 #include "worker/worker.h"
 
 #define SOMEBODY 65534
@@ -349,6 +350,39 @@ static int raise_own(void)
     return got_signal == SIGUSR1 ? 0 : WRONG;
 }
 
+static int watch_own(void)
+{
+    int fds[2];
+
+    if (!rr_wait_begin())
+        return 0; /* under ThreadSanitizer */
+    return socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds) < 0 ? errno : -rr_wait_watch(fds[0]);
+}
+
+static int own_for(int command, int value)
+{
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds) < 0)
+        return errno;
+    return code(fcntl(fds[0], command, value));
+}
+
+static int let_signal_parent(void)
+{
+    return own_for(F_SETOWN, getppid());
+}
+
+static int let_signal_group(void)
+{
+    return own_for(F_SETOWN, -getpid());
+}
+
+static int let_kill(void)
+{
+    return own_for(F_SETSIG, SIGKILL);
+}
+
 static int signal_parent(void)
 {
     return code(kill(getppid(), 0));
@@ -558,6 +592,10 @@ static const struct {
     {"clone3", clone3_is_missing, ENOSYS, 0},
     {"signal to itself", raise_own, 0, 0},
     {"signal to the parent", signal_parent, EPERM, 0},
+    {"be woken by a descriptor", watch_own, 0, 0},
+    {"let a descriptor signal the parent", let_signal_parent, EPERM, 0},
+    {"let a descriptor signal a group", let_signal_group, EPERM, 0},
+    {"let a descriptor send SIGKILL", let_kill, EPERM, 0},
     {"raise its limits", raise_limits, EPERM, 0},
     {"execve", run_program, KILLED, 0},
 #ifdef __x86_64__

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static _Thread_local _Atomic uint32_t heard; /* 1: SIGIO came since the wait began */
+
+static void on_sigio(int number)
+{
+    (void)number;
+    atomic_store_explicit(&heard, 1, memory_order_relaxed);
+}
+
+static void mask_sigio(int how)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGIO);
+    pthread_sigmask(how, &set, NULL);
+}
+
+bool rr_wait_begin(void)
+{
+    struct sigaction action = {.sa_handler = on_sigio};
+
+#ifdef __SANITIZE_THREAD__
+    return false; /* it holds signals back until it thinks that the thread sleeps */
+#endif
+    if (syscall(SYS_futex_waitv, NULL, 0, 0, NULL, CLOCK_MONOTONIC) == 0 || errno != EINVAL)
+        return false;
+    mask_sigio(SIG_BLOCK);
+    return sigaction(SIGIO, &action, NULL) == 0;
+}
+
+int rr_wait_watch(int fd)
+{
+    struct f_owner_ex owner = {F_OWNER_TID, gettid()};
+    int flags = fcntl(fd, F_GETFL);
+
+    /* a sandbox may allow no owner but its own process */
+    if (fcntl(fd, F_SETOWN_EX, &owner) < 0 && fcntl(fd, F_SETOWN, getpid()) < 0)
+        return -errno;
+    return flags < 0 || fcntl(fd, F_SETFL, flags | O_ASYNC) < 0 ? -errno : 0;
+}
+
+struct futex_waitv rr_wait_word(_Atomic uint32_t *word, uint32_t value)
+{
+    return (struct futex_waitv){.val = value, .uaddr = (uintptr_t)word, .flags = FUTEX_32};
+}
+
+bool rr_wait(const struct futex_waitv *words, size_t n, int epoll_fd, uint64_t until_ns)
+{
+    struct timespec t = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+    struct futex_waitv all[FUTEX_WAITV_MAX];
+    struct epoll_event e;
+    bool ready;
+
+    for (size_t k = 0; k < n; k++)
+        all[k] = words[k];
+    all[n] = rr_wait_word(&heard, 0);
+    all[n].flags |= FUTEX_PRIVATE_FLAG;
+    atomic_store_explicit(&heard, 0, memory_order_relaxed);
+    mask_sigio(SIG_UNBLOCK);
+    /* What comes after this look sets `heard`, and the wait ends, or does not begin. */
+    ready = epoll_wait(epoll_fd, &e, 1, 0) != 0;
+    if (!ready)
+        syscall(SYS_futex_waitv, all, n + 1, 0, until_ns == UINT64_MAX ? NULL : &t,
+                CLOCK_MONOTONIC);
+    mask_sigio(SIG_BLOCK);
+    return ready || atomic_load_explicit(&heard, memory_order_relaxed);
+}
+
+void rr_wait_wake(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * base: sleep until a word in memory is changed, or a descriptor has something, whichever is first.
+ *
+ * Other processes wake by FUTEX_WAKE on a word that both map; descriptors by SIGIO, which is
+ * blocked at all times but inside rr_wait(). So there is no second thread, and the fast way is a
+ * futex alone.
+ */
+#ifndef RR_BASE_WAIT_H
+#define RR_BASE_WAIT_H
+
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define RR_WAIT_WORDS (FUTEX_WAITV_MAX - 1)
+
+/* Make this thread one that may rr_wait(). False: it cannot here (Linux before 5.16, or a filter of
+ * calls), and nothing has changed. */
+bool rr_wait_begin(void);
+/* Let @fd end the waits of this thread, of which there is one per descriptor: the last to call.
+ * Also to be added to what rr_wait() gets as @epoll_fd. Return: 0 or negative errno. */
+int rr_wait_watch(int fd);
+/* An entry of @words below: sleep while *@word is @value. */
+struct futex_waitv rr_wait_word(_Atomic uint32_t *word, uint32_t value);
+/**
+ * rr_wait() - sleep
+ * @words:    borrowed, at most RR_WAIT_WORDS
+ * @epoll_fd: of the watched descriptors: what is ready already ends the wait at once
+ * @until_ns: monotonic clock; UINT64_MAX: for ever
+ *
+ * Return: whether there is something at a descriptor. Wakes up without a reason at times.
+ */
+bool rr_wait(const struct futex_waitv *words, size_t n, int epoll_fd, uint64_t until_ns);
+/* Wake who waits for @word, in whatever process. */
+void rr_wait_wake(_Atomic uint32_t *word);
+
+#endif
