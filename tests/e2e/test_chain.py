@@ -234,9 +234,30 @@ def test_a_function_dies_with_a_message_at_hand(chain):
 
 
 def test_sigterm_ends_a_function(chain):
+    """At once when it has nothing to do, else when that is done."""
     chain.start("b", "upper", annotations={"function": "b"})
     chain("kill", "b", "TERM")
     chain.wait("b")
+    chain.start("c", "slow", annotations={"function": "c"}, process={"env": ["MS=1500"]})
+    entry = subprocess.Popen(
+        chain.command(
+            "--domain", "d", "run", "-b", chain.bundle("a", "echo", annotations={"next": "c"}), "a"
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"at hand")
+    entry.stdin.close()
+    deadline = time.monotonic() + 20 * SLOW
+    while "begin" not in (chain.folder / "c/log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    chain("kill", "c", "TERM")
+    assert entry.stdout.read() == b"at hand", entry.stderr.read()
+    assert entry.wait(30 * SLOW) == 0
+    chain.wait("c")
 
 
 def test_the_prototypes_contract(chain):
