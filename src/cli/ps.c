@@ -104,14 +104,15 @@ static void look_below(struct list *l, const char *path, const char *below, bool
                        uint64_t until_ns)
 {
     DIR *d = opendir(path);
+    int fd = d ? dirfd(d) : -1;
     const struct dirent *e;
     char name[600];
 
-    while (d && (e = readdir(d))) {
+    while (d && fd >= 0 && (e = readdir(d))) {
         if (e->d_name[0] == '.')
             continue;
         snprintf(name, sizeof(name), "%s%s", e->d_name, below);
-        look(l, dirfd(d), name, domains ? e->d_name : "", until_ns);
+        look(l, fd, name, domains ? e->d_name : "", until_ns);
     }
     if (d)
         closedir(d);

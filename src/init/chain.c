@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -199,6 +199,8 @@ static int listen_all(const struct rr_init_options *o, const struct rr_workflow 
             return rr_error_set(err, RR_E_INVALID, "give it a shorter name",
                                 "'%s' is too long a name", o->function);
         r = rr_node_server_listen(s, near, err);
+        if (r >= 0)
+            chmod(near + strlen("unix:"), 0666); /* the folder says who may; other users, too */
     }
     if (r >= 0 && o->listen)
         r = rr_node_server_listen(s, o->listen, err);
@@ -249,7 +251,7 @@ static void on_log(void *user, int function, int level, const char *text, size_t
     const struct rr_workflow *wf = user;
 
     if (wf->functions[function].node == RR_NODE_HERE) /* others have logs of their own */
-        rr_log(level, "function '%s': %.*s", wf->functions[function].name, (int)len, text);
+        rr_function_log(wf->functions[function].name, level, text, len);
 }
 
 static int run(struct rr_worker *w, struct rr_error *err)
@@ -271,8 +273,10 @@ static int run(struct rr_worker *w, struct rr_error *err)
 int rr_init_chain(const struct rr_init_options *o, const char *path)
 {
     const int image_fds[2] = {o->image_fd, o->second_fd};
-    struct rr_worker_options options = {
-        .kind = o->function ? "function" : "entry", .no_cache = true, .arena.watch_pressure = true};
+    struct rr_worker_options options = {.kind = o->function ? "function" : "entry",
+                                        .log_here = true,
+                                        .no_cache = true,
+                                        .arena.watch_pressure = true};
     struct rr_workflow *wf = NULL;
     struct rr_worker *w = NULL;
     struct rr_error err = {0};

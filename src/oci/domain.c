@@ -46,9 +46,9 @@ static int folder(int at, const char *name, mode_t mode, bool make)
         return -errno;
     if (fstat(fd, &st) < 0)
         r = -errno;
-    else if (st.st_uid != geteuid())
+    if (r == 0 && st.st_uid != geteuid())
         r = -EPERM;
-    else if (make && (st.st_mode & 07777) != mode && fchmod(fd, mode) < 0)
+    if (r == 0 && make && (st.st_mode & 07777) != mode && fchmod(fd, mode) < 0)
         r = -errno;
     if (r < 0)
         close(fd);
@@ -130,11 +130,12 @@ static DIR *open_dir(int at, const char *name)
 static void remove_tree(int at, const char *name, int depth)
 {
     DIR *d = depth < MAX_DEPTH ? open_dir(at, name) : NULL;
+    int fd = d ? dirfd(d) : -1;
     const struct dirent *e;
 
-    while (d && (e = readdir(d)))
-        if (!is_dot(e->d_name) && unlinkat(dirfd(d), e->d_name, 0) < 0)
-            remove_tree(dirfd(d), e->d_name, depth + 1);
+    while (d && fd >= 0 && (e = readdir(d)))
+        if (!is_dot(e->d_name) && unlinkat(fd, e->d_name, 0) < 0)
+            remove_tree(fd, e->d_name, depth + 1);
     if (d)
         closedir(d);
     unlinkat(at, name, AT_REMOVEDIR);
@@ -158,14 +159,15 @@ static void sweep_one(int all, const char *key, const char *gone)
 {
     int domain = folder(all, key, 0700, false);
     DIR *users = domain < 0 ? NULL : open_dir(domain, "users");
+    int fd = users ? dirfd(users) : -1;
     const struct dirent *e;
     bool used = false;
 
-    while (users && (e = readdir(users))) {
+    while (users && fd >= 0 && (e = readdir(users))) {
         if (is_dot(e->d_name))
             continue;
-        if (strcmp(e->d_name, gone) == 0 || !bundle_lives(dirfd(users), e->d_name))
-            unlinkat(dirfd(users), e->d_name, 0);
+        if (strcmp(e->d_name, gone) == 0 || !bundle_lives(fd, e->d_name))
+            unlinkat(fd, e->d_name, 0);
         else
             used = true;
     }

@@ -141,7 +141,7 @@ struct rr_worker {
     uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
-    bool plain, network_only;
+    bool plain, network_only, log_here;
     const int *image_fds;
     size_t n_image_fds;
     struct rr_status *status; /* NULL: not told; of @share */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Modules of a workflow: load, find the tier, check that the two fit. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -248,6 +249,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->tls = options->tls;
     w->plain = options->plain;
     w->network_only = options->network_only;
+    w->log_here = options->share ? options->share->log_here : options->log_here;
     w->image_fds = options->image_fds;
     w->n_image_fds = options->n_image_fds;
     w->input = (struct port){.name = "input", .callee = -1};
@@ -326,6 +328,20 @@ void rr_worker_free(struct rr_worker *w)
 struct rr_arena *rr_worker_arena(struct rr_worker *w)
 {
     return w->arena;
+}
+
+void rr_function_log(const char *name, int level, const char *text, size_t len)
+{
+    static const char *const levels[] = {"error: ", "warning: ", ""};
+
+    if (level < 0 || level > 2)
+        return;
+    flockfile(stderr);
+    fprintf(stderr, "%s: %s", name, levels[level]);
+    for (size_t n = 0; n < len; n++) /* lines of others cannot be made up */
+        putc_unlocked((unsigned char)text[n] < 0x20 && text[n] != '\t' ? ' ' : text[n], stderr);
+    putc_unlocked('\n', stderr);
+    funlockfile(stderr);
 }
 
 enum rr_tier rr_worker_tier(const struct rr_worker *w, int function)

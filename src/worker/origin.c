@@ -9,7 +9,6 @@
 
 #define NEAR_NS 1000000000u   /* for a node of this machine to say where it listens */
 #define READY_NS 10000000000u /* for all nodes to be reached */
-#define IDLE_NS 100000000u
 
 static const char *name_of(const struct remote *rm, int node)
 {
@@ -133,8 +132,8 @@ int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
 
     rm = w->remote;
     if (r || rm->nodes) {
-        /* After a while without a run it is not known yet who has gone meanwhile. */
-        if (r == 0 && rr_now_ns() - rm->ended_ns > IDLE_NS && rr_remote_pump(rm, false, err) < 0)
+        /* Since the last run nobody looked whether all are still there. */
+        if (r == 0 && rr_remote_pump(rm, false, err) < 0)
             r = (int)err->code;
         return r ? r : await_nodes(rm, err);
     }
@@ -190,7 +189,6 @@ bool rr_nodes_answered(const struct remote *rm, bool *idle, uint64_t *activity)
 /* @rm->run is the next one already. */
 void rr_nodes_end_run(struct remote *rm)
 {
-    rm->ended_ns = rr_now_ns();
     if (!rm->states)
         return;
     tell_all(rm, NODE_RUN, 0);

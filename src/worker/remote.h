@@ -103,7 +103,6 @@ struct remote {
     struct pulse *pulse;
     struct event_batch *events;
     uint64_t told_activity; /* when it said last that it was idle; of a session: looked last */
-    uint64_t ended_ns;      /* origin: when the last run was over */
     bool owes_idle;         /* session: the origin waits to hear it */
     bool ended;             /* the parent is gone, or wants us to go */
     /* parent */

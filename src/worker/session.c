@@ -56,7 +56,9 @@ static void on_log(void *user, int function, int level, const char *text, size_t
     static _Thread_local struct word_of_node w;
     const struct remote *rm = user;
 
-    if (!rm->origin || rm->w->wf->chain) /* nobody else to hear it; or a container, with a log */
+    if (rm->w->log_here)
+        rr_function_log(rm->w->wf->functions[function].name, level, text, len);
+    else if (!rm->origin) /* nobody else to hear it */
         rr_log(level, "function '%s': %.*s", rm->w->wf->functions[function].name, (int)len, text);
     if (!rm->origin)
         return;

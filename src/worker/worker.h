@@ -87,12 +87,16 @@ struct rr_worker_options {
      * rr_module_load_image(). */
     const int *image_fds;
     size_t n_image_fds;
+    bool log_here;    /* a node: what functions log goes to our stderr, too, not to origins alone */
     const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };
 
 /* Where folders for the sockets of processes are made, instead of $XDG_RUNTIME_DIR; kept. */
 void rr_runtime_dir_set(const char *dir);
 const char *rr_runtime_dir(void);
+
+/* What a function logs, on stderr; @level as rr_log()'s, of which debug is left out. */
+void rr_function_log(const char *name, int level, const char *text, size_t len);
 
 struct rr_result {
     const uint8_t *data; /* borrowed until rr_worker_release() */

@@ -194,6 +194,27 @@ def test_a_function_is_killed_and_started_again(chain):
     assert chain.run("a", "echo", b"two", annotations={"next": "b"}).stdout == b"TWO"
 
 
+def test_the_newer_of_two_takes_over(chain):
+    """As in a rolling update; the end of the older one changes nothing."""
+    chain.start("old", "echo", annotations={"function": "b"})
+    chain.start("new", "upper", annotations={"function": "b"})
+    assert chain.run("a", "echo", b"x", annotations={"next": "b"}).stdout == b"X"
+    chain("kill", "old", "TERM")
+    chain.wait("old")
+    assert chain.run("a", "echo", b"y", annotations={"next": "b"}).stdout == b"Y"
+
+
+@pytest.mark.parametrize("users, channel", [((1000, 1000), b"kernel"), ((1000, 0), b"network")])
+def test_users(chain, users, channel):
+    """Those of other users are strangers: the kernel copies for them."""
+    as_user = [{"user": {"uid": u, "gid": u}} for u in users]
+    chain.start("b", "upper", annotations={"function": "b"}, process=as_user[0])
+    data = b"user" * 200_000
+    done = chain.run("a", "echo", data, annotations={"next": "b", **TRACE}, process=as_user[1])
+    assert done.stdout == data.upper(), done.stderr
+    assert b"entry -> b: " + channel in done.stderr, done.stderr
+
+
 def test_a_function_dies_with_a_message_at_hand(chain):
     chain.start("b", "slow", annotations={"function": "b"}, process={"env": ["MS=20000"]})
     bundle = chain.bundle("a", "echo", annotations={"next": "b"})
@@ -213,9 +234,30 @@ def test_a_function_dies_with_a_message_at_hand(chain):
 
 
 def test_sigterm_ends_a_function(chain):
+    """At once when it has nothing to do, else when that is done."""
     chain.start("b", "upper", annotations={"function": "b"})
     chain("kill", "b", "TERM")
     chain.wait("b")
+    chain.start("c", "slow", annotations={"function": "c"}, process={"env": ["MS=1500"]})
+    entry = subprocess.Popen(
+        chain.command(
+            "--domain", "d", "run", "-b", chain.bundle("a", "echo", annotations={"next": "c"}), "a"
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"at hand")
+    entry.stdin.close()
+    deadline = time.monotonic() + 20 * SLOW
+    while "begin" not in (chain.folder / "c/log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    chain("kill", "c", "TERM")
+    assert entry.stdout.read() == b"at hand", entry.stderr.read()
+    assert entry.wait(30 * SLOW) == 0
+    chain.wait("c")
 
 
 def test_the_prototypes_contract(chain):
@@ -280,14 +322,50 @@ result: two
 """
 
 
+FLOW = {"workflow": "/flow.yaml", **TRACE}
+
+
+def start_node(chain, text):
+    make_bundle(chain.folder / "b", ["/x"], ["upper", "slow"])
+    (chain.folder / "b/rootfs/flow.yaml").write_text(text)
+    chain.start("b", "upper", annotations={"function": "b", **FLOW})
+
+
+def make_origin(chain, text):
+    bundle = chain.bundle("a", "echo", annotations=FLOW)
+    (bundle / "rootfs/flow.yaml").write_text(text)
+    return bundle
+
+
 def test_a_workflow_over_containers(chain):
-    for name in ("a", "b"):
-        make_bundle(chain.folder / name, ["/x"], ["echo", "upper"])
-        (chain.folder / name / "rootfs/flow.yaml").write_text(NODES)
-    chain.start("b", "upper", annotations={"function": "b", "workflow": "/flow.yaml", **TRACE})
-    bundle = chain.bundle("a", "echo", annotations={"workflow": "/flow.yaml", **TRACE})
+    start_node(chain, NODES)
+    bundle = make_origin(chain, NODES)
     done = chain("--domain", "d", "run", "-b", bundle, "a", stdin=b"hello")
     assert done.stdout == b"HELLO" and b"one -> two: kernel" in done.stderr
+    other = make_origin(chain, NODES.replace("delivery: at-least-once", "max: 1MiB"))
+    done = chain("--domain", "d", "run", "-b", other, "a", stdin=b"hello", ok=False)
+    assert done.returncode == 73 and b"another version of the workflow" in done.stderr
+
+
+def test_a_workflow_delivers_again(chain):
+    """A container is killed with a message at hand; the one that takes its place gets it."""
+    text = NODES.replace("/upper.wasm, node: b", "/slow.wasm, node: b, env: {MS: 1500}")
+    start_node(chain, text)
+    entry = subprocess.Popen(
+        chain.command("--domain", "d", "run", "-b", make_origin(chain, text), "a"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"x" * MIB)
+    entry.stdin.close()
+    time.sleep(1)
+    chain.delete("b")
+    start_node(chain, text)
+    assert entry.stdout.read() == b"x" * MIB
+    assert entry.wait(30 * SLOW) == 0, entry.stderr.read()
+    assert "attempt 2" in (chain.folder / "b/log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network mode: functions on several nodes, and what happens when these or the way there fail."""
 
+import concurrent.futures
 import contextlib
 import filecmp
 import json
@@ -12,6 +13,8 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, edge
@@ -795,3 +798,43 @@ def test_a_deadline_travels_with_the_message(rr, nodes, where):
     r = rr("run", path, *NET, stdin=b"x")
     assert r.status == 72 and "function 'u'" in r.err and "deadline" in r.err, r
     assert 0.9 < time.monotonic() - begin < 8 * SLOW
+
+
+# --- over HTTP -------------------------------------------------------------------------------
+
+
+def test_serve_reaches_nodes(rr, nodes):
+    """Also one that comes later, and one that was started again between two requests."""
+    path = chain(rr, f"127.0.0.1:{free_port()}")
+    r = rr("serve", path, "-l", "127.0.0.1:0")
+    assert r.status == 64 and "are not protected" in r.err, r
+    port = free_port()
+    command = [BIN, "serve", path, "-l", f"127.0.0.1:{port}", "--node-plain", "-q"]
+    server = subprocess.Popen([str(c) for c in command], env=rr.env, stderr=subprocess.PIPE)
+
+    def post(data):
+        deadline = time.monotonic() + 30 * SLOW
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", data) as reply:
+                    return reply.read()
+            except urllib.error.HTTPError:
+                raise
+            except urllib.error.URLError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    try:
+        node = nodes(rr, path, "b")
+        assert post(b"one") == b"ONE"
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(post, [DATA, b"x"] * 8))
+        assert answers == [DATA.upper(), b"X"] * 8
+        node.kill()
+        node.start()
+        assert post(b"again") == b"AGAIN"
+        server.terminate()
+        assert server.wait(30 * SLOW) == 0
+    finally:
+        server.kill()
+        server.stderr.close()

@@ -545,3 +545,39 @@ def test_folder_of_sockets_is_private(rr):
     run.end()
     assert run.status == 0
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("isolation", ["process", "worker"])
+def test_ps_shows_a_run(rr, isolation):
+    """Also what happens in processes of their own; and it is gone with the run."""
+    path = rr.workflow(
+        {"one": "echo", "two": {"module": "slow", "env": {"MS": "60000"}, "deadline": "none"}},
+        [("input", "one"), ("one", "two")],
+        "two",
+    )
+    command = [BIN, "run", path, "--isolation", isolation]
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=rr.env)
+    run.stdin.write(b"x" * (1 << 20))
+    run.stdin.close()
+
+    def ours():
+        workers = json.loads(rr("ps", "--json", "--interval", "0").out)["workers"]
+        return [w for w in workers if w["pid"] == run.pid]
+
+    deadline = time.monotonic() + 30 * SLOW
+    while not ours() or ours()[0]["functions"][1]["running"] == 0:
+        assert time.monotonic() < deadline, ours()
+        time.sleep(0.05)
+    (worker,) = ours()
+    assert worker["kind"] == "run" and worker["uid"] == os.geteuid()
+    assert worker["functions"][0] == {"name": "one", "runs": 1, "running": 0}
+    channel = "kernel" if isolation == "process" else "user"
+    assert [(c["from"], c["to"], c["channel"], c["payload_bytes"]) for c in worker["channels"]] == [
+        ("input", "one", channel, 1 << 20),
+        ("one", "two", channel, 1 << 20),
+    ]
+    run.send_signal(signal.SIGINT)
+    run.wait(30 * SLOW)
+    run.stderr.close()
+    assert not ours()
+    assert not [f for f in os.listdir(rr.sockets) if f.startswith("roadrunner")]
