@@ -33,6 +33,8 @@ complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l deadline -x -d 
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l concurrency -x -d "that run at once"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l queue -x -d "that wait"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l duplicates -x -d "how long events are remembered"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l callback -x -d "who may be called back"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l callback-ca -r -d "whom https trusts"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-body -x -d "of a request"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-memory -x -d "of all bodies"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-header -x -d "of a head"

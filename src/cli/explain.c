@@ -72,6 +72,26 @@ static void print_edges(const struct rr_workflow *wf, struct rr_worker *w)
     cli_table_print(&t, stdout, "lllrl");
 }
 
+/* Of asynchronous messages. */
+static void print_delivery(const struct rr_workflow *wf)
+{
+    const struct rr_delivery *d = &wf->delivery;
+
+    if (!d->given && !wf->queue.path && !wf->queue.always)
+        return;
+    printf("\nAsynchronous messages: %u %s", d->retry, d->retry == 1 ? "retry" : "retries");
+    if (d->retry)
+        printf(", %s from %s", d->linear ? "linear" : "exponential",
+               rr_duration_text(d->backoff_ns));
+    if (d->timeout_ns)
+        printf(", timeout %s", rr_duration_text(d->timeout_ns));
+    printf(", dead letters: %s; %s%s\n",
+           d->sink            ? d->sink
+           : wf->dead_letters ? wf->dead_letters
+                              : "none",
+           wf->queue.path ? "queue: " : "in memory", wf->queue.path ? wf->queue.path : "");
+}
+
 static void print_text(const struct rr_workflow *wf, struct rr_worker *w)
 {
     printf("workflow %s, result from %s.%s\n\n", wf->name, wf->functions[wf->result].name,
@@ -81,6 +101,7 @@ static void print_text(const struct rr_workflow *wf, struct rr_worker *w)
     print_edges(wf, w);
     printf("\nA path holds for messages above %s; smaller ones are copied.\n",
            rr_bytes_text(RR_SMALL_MAX));
+    print_delivery(wf);
 }
 
 /* --- JSON ------------------------------------------------------------------------------------ */
@@ -88,6 +109,33 @@ static void print_text(const struct rr_workflow *wf, struct rr_worker *w)
 static void add(struct json_object *o, const char *key, const char *text)
 {
     json_object_object_add(o, key, json_object_new_string(text));
+}
+
+static void number(struct json_object *o, const char *key, uint64_t value)
+{
+    json_object_object_add(o, key, json_object_new_int64((int64_t)value));
+}
+
+static struct json_object *delivery_json(const struct rr_workflow *wf)
+{
+    const struct rr_delivery *d = &wf->delivery;
+    struct json_object *o = json_object_new_object(), *queue = json_object_new_object();
+
+    number(o, "retry", d->retry);
+    add(o, "backoffPolicy", d->linear ? "linear" : "exponential");
+    number(o, "backoffDelay_ns", d->backoff_ns);
+    if (d->timeout_ns)
+        number(o, "timeout_ns", d->timeout_ns);
+    if (d->sink)
+        add(o, "deadLetterSink", d->sink);
+    if (wf->queue.path)
+        add(queue, "path", wf->queue.path);
+    number(queue, "messages", wf->queue.messages);
+    number(queue, "bytes", wf->queue.bytes);
+    number(queue, "keep_ns", wf->queue.keep_ns);
+    json_object_object_add(queue, "always", json_object_new_boolean(wf->queue.always));
+    json_object_object_add(o, "queue", queue);
+    return o;
 }
 
 static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
@@ -132,6 +180,7 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
     add(o, "result_port", wf->result_port);
     json_object_object_add(o, "functions", functions);
     json_object_object_add(o, "edges", edges);
+    json_object_object_add(o, "delivery", delivery_json(wf));
     cli_json_print(o, stdout);
 }
 

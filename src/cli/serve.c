@@ -11,6 +11,7 @@
 struct request {
     struct rr_gateway_options o;
     const char *listen[RR_GATEWAY_MAX_LISTEN];
+    const char *callbacks[RR_GATEWAY_MAX_CALLBACKS];
     struct rr_gateway_route routes[RR_GATEWAY_MAX_ROUTES];
     char *paths[RR_GATEWAY_MAX_ROUTES]; /* owned; NULL where the route's path is borrowed */
 };
@@ -198,6 +199,17 @@ static int take_option(struct request *rq, int c, char *text)
         if (!rq->o.isolate && strcmp(text, "worker") != 0)
             return cli_usage(&cli_serve, "--isolation takes process or worker, not '%s'", text);
         return 0;
+    case 'B':
+        if (!rr_gateway_callback_ok(text))
+            return cli_usage(&cli_serve, "--callback takes HOST, HOST:PORT or *.DOMAIN, not '%s'",
+                             text);
+        if (rq->o.n_callbacks == RR_GATEWAY_MAX_CALLBACKS)
+            return cli_usage(&cli_serve, "at most %d callbacks", RR_GATEWAY_MAX_CALLBACKS);
+        rq->callbacks[rq->o.n_callbacks++] = text;
+        return 0;
+    case 'b':
+        rq->o.callback_ca = text;
+        return 0;
     case 'c':
         rq->o.no_cache = true;
         return 0;
@@ -227,6 +239,8 @@ static int parse(struct request *rq, int argc, char **argv)
         {"otlp", required_argument, NULL, 'O'},
         {"otlp-ratio", required_argument, NULL, 'R'},
         {"isolation", required_argument, NULL, 'I'},
+        {"callback", required_argument, NULL, 'B'},
+        {"callback-ca", required_argument, NULL, 'b'},
         {"no-cache", no_argument, NULL, 'c'},
         {"verbose", no_argument, NULL, 'v'},
         {"quiet", no_argument, NULL, 'q'}};
@@ -251,6 +265,7 @@ static int run(int argc, char **argv)
 
     rq.o.listen = rq.listen;
     rq.o.routes = rq.routes;
+    rq.o.callbacks = rq.callbacks;
     r = parse(&rq, argc, argv);
     if (r == 0) {
         rr_log_set_level(rq.o.quiet ? 0 : 1 + rq.o.verbose);
@@ -294,6 +309,12 @@ const struct cli_command cli_serve = {
         "      --duplicates TIME\n"
         "                       CloudEvents with source and id of one that was handled before,\n"
         "                       up to so long ago, are answered with 202 and not handled again\n"
+        "      --callback HOST[:PORT]\n"
+        "                       results may be POSTed there, if X-Callback-Url asks for it; also\n"
+        "                       *.DOMAIN; may be repeated (default: nowhere)\n"
+        "      --callback-ca FILE\n"
+        "                       authorities that https callbacks trust, PEM (default: the "
+        "system's)\n"
         "      --max-body SIZE  (64MiB); the `max` of the input's edge holds, too\n"
         "      --max-memory SIZE\n"
         "                       of all bodies of requests together (a quarter of the memory)\n"

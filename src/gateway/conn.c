@@ -92,6 +92,7 @@ static void end_request(struct conn *c)
     c->event = 0;
     free(rr_take(c->head));
     c->trace[0] = '\0';
+    rr_ask_free(rr_take(c->ask));
     give_budget_back(c);
     if (c->app)
         rr_generation_unref(c->app->generation);
@@ -268,6 +269,7 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
 
     c->begin_ns = rr_now_ns();
     c->status = 0;
+    c->body_len = 0;
     c->keep = rq->keep_alive && !atomic_load(&c->loop->gw->draining);
     c->no_body = rr_text_is(rq->method, "HEAD");
     c->old = rq->minor == 0;
@@ -278,6 +280,11 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
     c->job.begin_ns = c->job.start_ns = c->body_len = 0;
     if (rr_reply_builtin(c, rq))
         return STEP_ON;
+    if (rr_ask_about(c, rq)) {
+        if (c->in_at == c->in_len)
+            drop_input(c);
+        return c->state == CONN_WAIT ? STEP_WAIT : STEP_ON;
+    }
     g = rr_generation_current(c->loop->gw);
     c->app = rr_generation_find(g, rq->path);
     if (!c->app) {
@@ -377,6 +384,12 @@ static enum step end_body(struct conn *c)
 
     if (step != STEP_RUN)
         return step;
+    if (rr_ask_wanted(c)) {
+        rr_ask_accept(c);
+        if (c->in_at == c->in_len)
+            drop_input(c);
+        return c->state == CONN_WAIT ? STEP_WAIT : STEP_ON;
+    }
     rr_inbound_end(c->body, c->body_len, rr_take(c->meta.data), c->meta.len);
     *job = (struct job){.loop = c->loop, .app = c->app, .in = rr_take(c->body), .trace = c->spans};
     job->begin_ns = rr_now_ns();
@@ -674,12 +687,15 @@ void rr_conn_done(struct job *job)
     struct conn *c = conn_of(job);
 
     if (c->gone) {
-        count(&c->app->seats[c->loop->runner->id].stats.cancelled, 1);
+        if (!c->ask)
+            count(&c->app->seats[c->loop->runner->id].stats.cancelled, 1);
         c->state = CONN_HEAD; /* there is nothing left to wait for */
         rr_conn_close(c);
         return;
     }
-    if (job->err || !job->out) {
+    if (c->ask) {
+        rr_ask_answer(c);
+    } else if (job->err || !job->out) {
         rr_reply_error(c, job->err);
     } else {
         c->reply = rr_take(job->out);

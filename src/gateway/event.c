@@ -310,22 +310,44 @@ static uint32_t *bucket_of(struct rr_events *e, const uint8_t *digest)
     return &e->buckets[n % N_SEEN];
 }
 
-static bool digest(const struct rr_events *e, const char *path, struct rr_text source,
-                   struct rr_text id, uint8_t ret[16])
+bool rr_event_key(const char *path, const struct meta *m, uint8_t ret[32])
 {
-    uint64_t lens[2] = {source.len, id.len};
+    struct rr_text source, id;
+    uint8_t out[EVP_MAX_MD_SIZE];
+    uint64_t lens[2];
+    EVP_MD_CTX *ctx;
+    bool good;
+
+    if (!rr_meta_find(m->data, m->len, "ce-source", &source) ||
+        !rr_meta_find(m->data, m->len, "ce-id", &id))
+        return false;
+    lens[0] = source.len;
+    lens[1] = id.len;
+    ctx = EVP_MD_CTX_new();
+    good = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
+           EVP_DigestUpdate(ctx, lens, sizeof(lens)) == 1 &&
+           EVP_DigestUpdate(ctx, source.at, source.len) == 1 &&
+           EVP_DigestUpdate(ctx, id.at, id.len) == 1 &&
+           EVP_DigestUpdate(ctx, path, strlen(path)) == 1 &&
+           EVP_DigestFinal_ex(ctx, out, NULL) == 1;
+    EVP_MD_CTX_free(ctx);
+    if (good)
+        memcpy(ret, out, 32);
+    return good;
+}
+
+/* The key is known outside, and on disks; the digest, which chooses the bucket, is not. */
+static bool digest(const struct rr_events *e, const uint8_t key[32], uint8_t ret[16])
+{
     uint8_t out[EVP_MAX_MD_SIZE];
     EVP_MD_CTX *ctx = EVP_MD_CTX_new();
     bool good = ctx && EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
                 EVP_DigestUpdate(ctx, e->secret, sizeof(e->secret)) == 1 &&
-                EVP_DigestUpdate(ctx, lens, sizeof(lens)) == 1 &&
-                EVP_DigestUpdate(ctx, source.at, source.len) == 1 &&
-                EVP_DigestUpdate(ctx, id.at, id.len) == 1 &&
-                EVP_DigestUpdate(ctx, path, strlen(path)) == 1 &&
-                EVP_DigestFinal_ex(ctx, out, NULL) == 1;
+                EVP_DigestUpdate(ctx, key, 32) == 1 && EVP_DigestFinal_ex(ctx, out, NULL) == 1;
 
     EVP_MD_CTX_free(ctx);
-    memcpy(ret, out, 16);
+    if (good)
+        memcpy(ret, out, 16);
     return good;
 }
 
@@ -351,18 +373,40 @@ static uint32_t make_place(struct rr_events *e)
     return at;
 }
 
+static uint32_t add_entry(struct rr_events *e, const uint8_t d[16], uint64_t begin_ns)
+{
+    uint32_t at = make_place(e);
+
+    memcpy(e->entries[at].digest, d, 16);
+    e->entries[at].begin_ns = begin_ns;
+    e->entries[at].state = PENDING;
+    e->entries[at].next = *bucket_of(e, d);
+    *bucket_of(e, d) = at + 1;
+    return at;
+}
+
+void rr_event_restore(struct rr_events *e, const uint8_t key[32], uint64_t ago_ns)
+{
+    uint64_t now = rr_now_ns();
+    uint8_t d[16];
+
+    if (ago_ns >= e->window_ns || !digest(e, key, d))
+        return;
+    pthread_mutex_lock(&e->lock);
+    e->entries[add_entry(e, d, now - ago_ns)].state = DONE; /* may be before the clock's zero */
+    pthread_mutex_unlock(&e->lock);
+}
+
 enum rr_event_seen rr_event_begin(struct rr_events *e, const char *path, const struct meta *m,
                                   uint32_t *ret)
 {
-    struct rr_text source, id;
     enum rr_event_seen seen = RR_EVENT_NEW;
     uint64_t now = rr_now_ns();
-    uint8_t d[16];
+    uint8_t key[32], d[16];
     uint32_t at;
 
     *ret = 0;
-    if (!e || !rr_meta_find(m->data, m->len, "ce-source", &source) ||
-        !rr_meta_find(m->data, m->len, "ce-id", &id) || !digest(e, path, source, id, d))
+    if (!e || !rr_event_key(path, m, key) || !digest(e, key, d))
         return RR_EVENT_NEW;
     pthread_mutex_lock(&e->lock);
     at = *bucket_of(e, d);
@@ -375,12 +419,7 @@ enum rr_event_seen rr_event_begin(struct rr_events *e, const char *path, const s
     } else {
         if (at)
             unlink_entry(e, at - 1);
-        at = make_place(e);
-        memcpy(e->entries[at].digest, d, sizeof(d));
-        e->entries[at].begin_ns = now;
-        e->entries[at].state = PENDING;
-        e->entries[at].next = *bucket_of(e, d);
-        *bucket_of(e, d) = at + 1;
+        at = add_entry(e, d, now);
         *ret = at + 1;
     }
     pthread_mutex_unlock(&e->lock);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "gateway/async.h"
 #include "gateway/internal.h"
 
 /* A run this long holds a loop up; in less, others may have had the CPU. */
@@ -113,7 +114,7 @@ static int init(struct gateway *gw, struct rr_error *err)
     r = rr_listen_all(gw, err);
     if (r == 0)
         r = rr_generation_new(gw, &gw->generation, err);
-    return r;
+    return r ? r : rr_async_new(gw, err);
 }
 
 static int start_threads(struct gateway *gw, struct rr_error *err)
@@ -176,7 +177,9 @@ static void reload(struct gateway *gw)
 
     notify("RELOADING=1");
     reopen_log(gw);
-    if ((gw->tls && rr_tls_new(&gw->o, &tls, &err)) || rr_generation_new(gw, &g, &err)) {
+    if ((gw->tls && rr_tls_new(&gw->o, &tls, &err)) || rr_generation_new(gw, &g, &err) ||
+        rr_async_fits(gw, g, &err)) {
+        rr_generation_unref(g);
         rr_tls_free(tls);
         count(&gw->n_bad_reloads, 1);
         rr_log(0, "reload refused, what was loaded stays: %s%s%s", err.file,
@@ -244,7 +247,7 @@ static int watch(struct gateway *gw, int signal_fd, uint64_t until_ns)
             return (int)info.ssi_signo;
         rescue(gw);
         now = rr_now_ns();
-        if (until_ns && atomic_load(&gw->n_connections) == 0)
+        if (until_ns && atomic_load(&gw->n_connections) == 0 && rr_async_idle(gw))
             return 0;
         if (until_ns && now > until_ns)
             return -1;
@@ -295,8 +298,10 @@ static void stop(struct gateway *gw)
     for (unsigned int n = 0; n < gw->n_threads; n++)
         if (gw->threads && gw->threads[n].runs)
             pthread_join(gw->threads[n].thread, NULL);
+    rr_async_stop(gw);
     for (unsigned int n = 0; gw->loops && n < gw->n_loops; n++)
         rr_loop_deinit(&gw->loops[n]);
+    rr_async_free(gw);
     rr_generation_unref(gw->generation);
     rr_message_thread_end();
     for (size_t n = 0; n < gw->o.n_listen; n++)

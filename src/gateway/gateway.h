@@ -13,6 +13,7 @@
 
 #define RR_GATEWAY_MAX_LISTEN 16
 #define RR_GATEWAY_MAX_ROUTES 256
+#define RR_GATEWAY_MAX_CALLBACKS 64
 
 struct rr_gateway_route {
     const char *path;     /* "/", or "/name": this path and all below it */
@@ -44,11 +45,15 @@ struct rr_gateway_options {
     const char *access_log;         /* file, "-": stdout; NULL: none */
     const char *otlp;               /* URL of a collector; NULL: as the environment says */
     const char *otlp_ratio;         /* of the traces that begin here; NULL: the same */
+    const char *const *callbacks;   /* who may be called back: HOST, HOST:PORT or *.DOMAIN */
+    size_t n_callbacks;
+    const char *callback_ca; /* PEM file: whom https callbacks trust; NULL: whom the system does */
     bool no_cache, isolate, quiet;
     int verbose;
 };
 
 void rr_gateway_defaults(struct rr_gateway_options *o);
+bool rr_gateway_callback_ok(const char *callback); /* is it HOST, HOST:PORT or *.DOMAIN? */
 /* Answer until SIGTERM or SIGINT, then finish what runs. SIGHUP: read the workflows again. */
 int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *err);
 

@@ -11,6 +11,7 @@
  *   tls.c     TLS
  *   event.c   CloudEvents
  *   app.c     workflows, and their reload
+ *   ask.c     asynchronous messages, as connections see them; async.h has the rest
  *   stats.c   figures
  *   graph.c   figures of a workflow's functions and edges, and the page that shows them
  *   trace.c   what a request's trace has
@@ -27,6 +28,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 
 #include "gateway/gateway.h"
@@ -81,6 +83,8 @@ struct fn_stats {
 };
 
 struct app;
+struct ask;
+struct async;
 struct conn;
 struct gateway;
 struct loop;
@@ -114,6 +118,7 @@ struct job {
     uint64_t start_ns, end_ns;      /* it ran */
     atomic_bool cancelled;
     bool queued;          /* under the pool's lock */
+    bool of_call;         /* of an asynchronous message, not of a connection */
     struct rr_error *err; /* owned; NULL: it went well */
     struct trace *trace;  /* borrowed; NULL: none is wanted */
 };
@@ -221,7 +226,8 @@ struct gateway {
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
     struct rr_otlp *otlp;     /* NULL: traces are not sent */
-    bool bound;               /* its sockets are ours, and their files */
+    struct async *async;
+    bool bound;   /* its sockets are ours, and their files */
     int spare_fd; /* closed to accept and refuse a connection when there are no others */
     counter n_refused, n_accepted, n_reloads, n_bad_reloads;
     _Atomic uint64_t n_lost_lines;
@@ -253,6 +259,7 @@ struct conn {
     size_t in_at, in_len, seen;
     struct app *app; /* owned reference to its generation */
     struct job job;
+    struct ask *ask;               /* owned: about asynchronous messages */
     struct message *body;          /* owned: being received */
     uint64_t body_len, body_known; /* UINT64_MAX: chunked */
     uint64_t budget_bytes;         /* counted in gw->memory_bytes */
@@ -304,6 +311,19 @@ void rr_reply_empty(struct conn *c, int status);
 void rr_reply_error(struct conn *c, const struct rr_error *err);
 __attribute__((format(printf, 3, 4))) void rr_reply_problem(struct conn *c, int status,
                                                             const char *fmt, ...);
+/* Any status, headers that are whole lines, and a body of our own. */
+void rr_reply_text(struct conn *c, int status, const char *headers, const char *type,
+                   const char *body);
+/* A result with its metadata, which stays until the reply is written. */
+void rr_reply_result(struct conn *c, const uint8_t *meta, size_t meta_len, const uint8_t *data,
+                     uint64_t len);
+/* The status that a function set; 0: none that can be. */
+int rr_reply_status(const uint8_t *meta, size_t len);
+/* The text of a problem; owned, NULL without memory. */
+char *rr_problem_text(int status, const char *detail);
+const char *rr_problem_of(const struct rr_error *err); /* for clients */
+/* Is this entry a header for the client, and which? */
+bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *ret_name);
 /* /healthz and its like. False: it is not one of them. */
 bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq);
 void rr_log_request(struct conn *c);
@@ -351,6 +371,26 @@ int rr_event_unpack(struct meta *m, uint8_t *payload, uint64_t *len);
 enum rr_event_seen rr_event_begin(struct rr_events *e, const char *path, const struct meta *m,
                                   uint32_t *ret);
 void rr_event_end(struct rr_events *e, uint32_t event, bool done);
+
+/* SHA-256 of what tells an event from others. False: it is none. */
+bool rr_event_key(const char *path, const struct meta *m, uint8_t ret[32]);
+/* It was handled @ago_ns ago, before a restart. */
+void rr_event_restore(struct rr_events *e, const uint8_t key[32], uint64_t ago_ns);
+
+/* ask.c */
+/* Does the request, whose body is there, want to be answered before it is handled? */
+bool rr_ask_wanted(const struct conn *c);
+/* Hand it over. True: it waits for rr_conn_done(), or is answered already. */
+void rr_ask_accept(struct conn *c);
+/* About one that was accepted. False: the path is none of ours. */
+bool rr_ask_about(struct conn *c, const struct rr_http_request *rq);
+void rr_ask_answer(struct conn *c);
+void rr_ask_free(struct ask *ask);
+
+/* async.c, as far as the pool and stats need it */
+void rr_async_run(struct job *job, struct thread *t);
+void rr_async_ran(struct job *job);
+void rr_async_stats(FILE *f, struct gateway *gw);
 
 /* pool.c */
 void rr_pool_init(struct pool *pool, unsigned int max_running);

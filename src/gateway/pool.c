@@ -167,13 +167,19 @@ void *rr_pool_main(void *thread)
             struct app *app = job->app;
 
             pthread_mutex_unlock(&pool->lock);
-            rr_job_run(job, t);
+            if (job->of_call)
+                rr_async_run(job, t);
+            else
+                rr_job_run(job, t);
             count(&app->seats[t->id].stats.pool_runs, 1);
             pthread_mutex_lock(&pool->lock);
             app->n_running--; /* before it is told: then the workflow may go */
             pool->n_running--;
             pthread_mutex_unlock(&pool->lock);
-            rr_loop_post(job);
+            if (job->of_call)
+                rr_async_ran(job);
+            else
+                rr_loop_post(job);
             pthread_mutex_lock(&pool->lock);
         } else {
             pthread_cond_wait(&pool->wake, &pool->lock);

@@ -109,7 +109,7 @@ static void give_up(struct conn *c) /* without memory for an answer */
     c->state = CONN_WRITE;
 }
 
-/* @body: ours, follows the head in the same memory. @headers: further ones, at most 1 KiB. */
+/* @headers: whole lines. @body: ours, follows the head in the same memory. */
 static void reply_text(struct conn *c, int status, const char *headers, const char *type,
                        const char *body, size_t len)
 {
@@ -120,12 +120,20 @@ static void reply_text(struct conn *c, int status, const char *headers, const ch
         return;
     }
     start(c, status);
-    add(c, "%sContent-Type: %s\r\nContent-Length: %zu\r\n", headers, type, len);
+    add_text(c, headers, strlen(headers));
+    if (status != 204)
+        add(c, "Content-Type: %s\r\nContent-Length: %zu\r\n", type, len);
     if (status == 503)
         add(c, "Retry-After: 1\r\n");
     end(c);
-    if (!c->no_body)
+    if (!c->no_body && status != 204)
         add_text(c, body, len);
+}
+
+void rr_reply_text(struct conn *c, int status, const char *headers, const char *type,
+                   const char *body)
+{
+    reply_text(c, status, headers, type, body, strlen(body));
 }
 
 void rr_reply_empty(struct conn *c, int status)
@@ -133,44 +141,60 @@ void rr_reply_empty(struct conn *c, int status)
     reply_text(c, status, "", "text/plain", "", 0);
 }
 
+char *rr_problem_text(int status, const char *detail)
+{
+    char *text;
+
+    return asprintf(&text, "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"}\n",
+                    rr_http_reason(status), status, detail) < 0
+               ? NULL
+               : text;
+}
+
 void rr_reply_problem(struct conn *c, int status, const char *fmt, ...)
 {
-    char detail[200], body[400];
+    char detail[200], *body;
     va_list ap;
-    int n;
 
     va_start(ap, fmt);
     vsnprintf(detail, sizeof(detail), fmt, ap);
     va_end(ap);
-    n = snprintf(body, sizeof(body),
-                 "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"%s%.32s%s}\n",
+    if (asprintf(&body, "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"%s%.32s%s}\n",
                  rr_http_reason(status), status, detail, c->trace[0] ? ",\"trace\":\"" : "",
-                 c->trace[0] ? c->trace + 3 : "", c->trace[0] ? "\"" : "");
-    reply_text(c, status, "", "application/problem+json", body, (size_t)n);
+                 c->trace[0] ? c->trace + 3 : "", c->trace[0] ? "\"" : "") < 0)
+        body = NULL;
+    if (body)
+        reply_text(c, status, "", "application/problem+json", body, strlen(body));
+    else
+        give_up(c);
+    free(body);
+}
+
+const char *rr_problem_of(const struct rr_error *err)
+{
+    enum rr_code code = err ? err->code : RR_E_SYSTEM;
+
+    if (code == RR_E_DEADLINE)
+        return "the deadline passed";
+    if (code == RR_E_LIMIT)
+        return "a function reached a limit";
+    if (code == RR_E_DIED)
+        return "a function's process ended";
+    if (code == RR_E_CANCELLED)
+        return "the server is stopping";
+    if (rr_status_of(code) == 503)
+        return "the server is short of memory";
+    return rr_status_of(code) == 500 ? "the server failed" : "a function failed";
 }
 
 /* What went wrong inside is for the log; the client learns of which kind it was. */
 void rr_reply_error(struct conn *c, const struct rr_error *err)
 {
     enum rr_code code = err ? err->code : RR_E_SYSTEM;
-    int status = rr_status_of(code);
-    const char *what = "a function failed";
 
     if (err && err->text[0] && code != RR_E_CANCELLED)
         rr_log(0, "%s: %s (trace %.32s)", c->app->route->path, err->text, c->trace + 3);
-    if (code == RR_E_DEADLINE)
-        what = "the deadline passed";
-    else if (code == RR_E_LIMIT)
-        what = "a function reached a limit";
-    else if (code == RR_E_DIED)
-        what = "a function's process ended";
-    else if (code == RR_E_CANCELLED)
-        what = "the server is stopping";
-    else if (status == 503)
-        what = "the server is short of memory";
-    else if (status == 500)
-        what = "the server failed";
-    rr_reply_problem(c, status, "%s", what);
+    rr_reply_problem(c, rr_status_of(code), "%s", rr_problem_of(err));
 }
 
 /* --- results --------------------------------------------------------------------------------- */
@@ -188,7 +212,7 @@ static bool may_set(struct rr_text name)
     return rr_http_name_ok(name.at, name.len);
 }
 
-static int status_in(const uint8_t *meta, size_t len)
+int rr_reply_status(const uint8_t *meta, size_t len)
 {
     struct rr_text t;
 
@@ -200,16 +224,22 @@ static int status_in(const uint8_t *meta, size_t len)
     return (t.at[0] - '0') * 100 + (t.at[1] - '0') * 10 + (t.at[2] - '0');
 }
 
-static void add_headers(struct conn *c, const uint8_t *meta, size_t len)
+bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *ret_name)
 {
     static const char prefix[] = "http-reply-header:";
-    struct rr_text key, value;
+
+    if (key.len < sizeof(prefix) || memcmp(key.at, prefix, sizeof(prefix) - 1) != 0)
+        return false;
+    *ret_name = (struct rr_text){key.at + sizeof(prefix) - 1, key.len - (sizeof(prefix) - 1)};
+    return may_set(*ret_name) && rr_http_value_ok(value.at, value.len);
+}
+
+static void add_headers(struct conn *c, const uint8_t *meta, size_t len)
+{
+    struct rr_text key, value, name;
 
     for (size_t at = 0; rr_meta_next(meta, len, &at, &key, &value);) {
-        struct rr_text name = {key.at + sizeof(prefix) - 1, key.len - (sizeof(prefix) - 1)};
-
-        if (key.len < sizeof(prefix) || memcmp(key.at, prefix, sizeof(prefix) - 1) != 0 ||
-            !may_set(name) || !rr_http_value_ok(value.at, value.len))
+        if (!rr_reply_header(key, value, &name))
             continue;
         add_text(c, name.at, name.len);
         add_text(c, ": ", 2);
@@ -222,17 +252,26 @@ void rr_reply_message(struct conn *c)
 {
     size_t meta_len;
     const uint8_t *meta = rr_outbound_meta(c->reply, &meta_len);
-    int status = status_in(meta, meta_len);
-    struct rr_text type = {"application/octet-stream", 24}, set;
     uint64_t len;
     const uint8_t *data = rr_outbound_data(c->reply, &len);
 
-    if (!status) {
+    if (!rr_reply_status(meta, meta_len)) {
         rr_log(0, "%s: a function set an http-status that is none from 200 to 599",
                c->app->route->path);
         rr_reply_problem(c, 502, "a function failed");
         return;
     }
+    rr_reply_result(c, meta, meta_len, data, len);
+    if (!c->no_body)
+        count(&c->app->seats[c->loop->runner->id].stats.sent_bytes, len);
+}
+
+void rr_reply_result(struct conn *c, const uint8_t *meta, size_t meta_len, const uint8_t *data,
+                     uint64_t len)
+{
+    int status = rr_reply_status(meta, meta_len);
+    struct rr_text type = {"application/octet-stream", 24}, set;
+
     free(c->head);
     c->head = malloc(512 + 2 * meta_len);
     if (!c->head) {
@@ -255,7 +294,6 @@ void rr_reply_message(struct conn *c)
     if (!c->no_body) {
         c->out = data;
         c->out_len = len;
-        count(&c->app->seats[c->loop->runner->id].stats.sent_bytes, len);
     }
 }
 

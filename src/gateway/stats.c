@@ -286,6 +286,7 @@ static void write_all(FILE *f, struct gateway *gw, const struct generation *g, s
     rr_graph_text(f, g);
     memory(f, g);
     queues(f, gw, g);
+    rr_async_stats(f, gw);
     server(f, gw, g);
     rr_otlp_text(f, gw->otlp);
     process(f);

@@ -363,6 +363,27 @@ static int check_dead_letters(struct reader *r)
                           "dead_letters cannot be written: %.400s: %s", path, strerror(error));
 }
 
+/* The server makes it, and looks whether it may write there. */
+static int check_queue(struct reader *r)
+{
+    const char *path = r->wf->queue.path, *slash = strrchr(path, '/');
+    struct rr_pos pos = r->wf->queue.path_pos;
+    char folder[PATH_MAX];
+    struct stat st;
+
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path + 1) : 1,
+             slash ? path : ".");
+    if (stat(path, &st) == 0 ? !S_ISDIR(st.st_mode) : errno == ENOTDIR)
+        return rr_reader_fail(r, RR_E_NOINPUT, pos, "name a folder, which may be yet to make",
+                              "the queue's path is no folder: %.400s", path);
+    if (stat(path, &st) < 0 && stat(folder, &st) < 0)
+        return rr_reader_fail(r, RR_E_NOINPUT, pos,
+                              "create its folder, or correct the path, which is relative to this "
+                              "file",
+                              "the queue cannot be made: %.400s: %s", path, strerror(errno));
+    return 0;
+}
+
 int rr_check_files(struct reader *r)
 {
     int rc = 0;
@@ -378,5 +399,7 @@ int rr_check_files(struct reader *r)
     }
     if (!rc && r->wf->dead_letters && r->wf->here == RR_NODE_HERE)
         rc = check_dead_letters(r);
+    if (!rc && r->wf->queue.path && r->wf->here == RR_NODE_HERE)
+        rc = check_queue(r);
     return rc;
 }

@@ -18,8 +18,13 @@
 #define QUEUE_BYTES_DEFAULT (4 * RR_GIB)
 #define DOMAIN_MESSAGES_DEFAULT 16384
 #define DOMAIN_BYTES_DEFAULT (8 * RR_GIB)
+#define CALLS_DEFAULT 10000
+#define CALLS_BYTES_DEFAULT RR_GIB
+#define CALLS_MEMORY_DEFAULT (256 * RR_MIB) /* without a folder for them */
+#define KEEP_DEFAULT_NS 600000000000ull
+#define BACKOFF_DEFAULT_NS 1000000000ull
 #define ADDRESS_MAX 300
-#define MAX_KEYS 12
+#define MAX_KEYS 14
 
 struct unit {
     const char *name;
@@ -1002,6 +1007,150 @@ static int read_limits(struct reader *r, const struct yaml_node *node)
     return rc;
 }
 
+/* One number of a duration and its letter, such as 1.5S; past it, or NULL. */
+static const char *read_part(const char *s, const char *letters, const uint64_t *seconds,
+                             unsigned int *ret_letter, uint64_t *sum)
+{
+    uint64_t whole = 0, fraction = 0, scale = 1000000000, ns;
+    const char *begin = s, *at;
+
+    for (; *s >= '0' && *s <= '9'; s++)
+        whole = whole > DEADLINE_MAX_NS ? whole : whole * 10 + (uint64_t)(*s - '0');
+    if (s == begin)
+        return NULL;
+    if (*s == '.' || *s == ',') {
+        for (begin = ++s; *s >= '0' && *s <= '9'; s++)
+            if (scale > 1) {
+                scale /= 10;
+                fraction += (uint64_t)(*s - '0') * scale;
+            }
+        if (s == begin || *s != 'S')
+            return NULL;
+    }
+    at = *s ? strchr(letters, *s) : NULL;
+    if (!at || (unsigned int)(at - letters) < *ret_letter)
+        return NULL;
+    *ret_letter = (unsigned int)(at - letters) + 1; /* the next one must be smaller */
+    if (__builtin_mul_overflow(whole, seconds[at - letters] * 1000000000, &ns) ||
+        __builtin_add_overflow(ns + fraction, *sum, sum))
+        *sum = UINT64_MAX;
+    return s + 1;
+}
+
+/* ISO 8601: P1DT2H3M4.5S. Years and months have no fixed length, and are refused. */
+static bool read_iso(const char *s, uint64_t *ret)
+{
+    static const uint64_t days[] = {7 * 86400, 86400}, times[] = {3600, 60, 1};
+    unsigned int letter = 0;
+    uint64_t sum = 0;
+
+    if (*s++ != 'P' || !*s)
+        return false;
+    while (*s && *s != 'T') {
+        s = read_part(s, "WD", days, &letter, &sum);
+        if (!s)
+            return false;
+    }
+    if (*s == 'T') {
+        letter = 0;
+        if (!*++s)
+            return false;
+        while (*s) {
+            s = read_part(s, "HMS", times, &letter, &sum);
+            if (!s)
+                return false;
+        }
+    }
+    *ret = sum;
+    return true;
+}
+
+static int read_duration(struct reader *r, const struct yaml_node *node, const char *what,
+                         uint64_t *ret)
+{
+    uint64_t ns;
+
+    if (node->kind != YAML_SCALAR || !read_iso(node->text, &ns))
+        return rr_reader_fail(
+            r, RR_E_INVALID, node->pos,
+            "write a duration of ISO 8601, without years and months: PT0.5S, PT1M",
+            "%s is not a duration: '%.80s'", what, node->text);
+    if (ns == 0 || ns > DEADLINE_MAX_NS)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, "choose one of up to P7D",
+                              "%s is out of range: %.80s", what, node->text);
+    *ret = ns;
+    return 0;
+}
+
+static int read_sink(struct reader *r, const struct yaml_node *node)
+{
+    static const char *const keys[] = {"uri", NULL};
+    const struct yaml_node *uri;
+    struct fields in;
+    int rc = read_fields(r, node, "deadLetterSink", keys, &in);
+
+    uri = in.values[0];
+    if (!rc && !uri)
+        rc = rr_reader_fail(r, RR_E_INVALID, node->pos, "write {uri: \"http://...\"}",
+                            "deadLetterSink needs 'uri'");
+    if (!rc)
+        rc = want_text(r, uri, "uri");
+    if (rc)
+        return rc;
+    if ((strncmp(uri->text, "http://", 7) != 0 && strncmp(uri->text, "https://", 8) != 0) ||
+        uri->len > 2000 || strpbrk(uri->text, " \t\r\n"))
+        return rr_reader_fail(r, RR_E_INVALID, uri->pos,
+                              "write an http:// or https:// address; a file is named by "
+                              "`dead_letters` at the top level",
+                              "'%.80s' is not a URI for dead letters", uri->text);
+    return copy_text(r, uri->text, &r->wf->delivery.sink);
+}
+
+/* As Knative names it; for messages that `roadrunner serve` handles asynchronously. */
+static int read_deliveries(struct reader *r, const struct yaml_node *node)
+{
+    static const char *const keys[] = {"retry",   "backoffPolicy",  "backoffDelay",
+                                       "timeout", "deadLetterSink", NULL};
+    static const char *const words[] = {"exponential", "linear"};
+    struct rr_delivery *d = &r->wf->delivery;
+    struct fields in;
+    int rc = read_fields(r, node, "delivery", keys, &in);
+
+    d->given = true;
+    if (!rc && in.values[0] &&
+        !(in.values[0]->kind == YAML_SCALAR && strcmp(in.values[0]->text, "0") == 0))
+        rc = read_count(r, in.values[0], "retry", RR_WORKFLOW_MAX_RETRY, &d->retry);
+    if (!rc && in.values[1])
+        rc = read_word(r, in.values[1], "backoffPolicy", words,
+                       "write exponential (each pause twice the one before) or linear", &d->linear);
+    if (!rc && in.values[2])
+        rc = read_duration(r, in.values[2], "backoffDelay", &d->backoff_ns);
+    if (!rc && in.values[3])
+        rc = read_duration(r, in.values[3], "timeout", &d->timeout_ns);
+    return rc || !in.values[4] ? rc : read_sink(r, in.values[4]);
+}
+
+static int read_queue(struct reader *r, const struct yaml_node *node)
+{
+    static const char *const keys[] = {"path", "messages", "bytes", "keep", "always", NULL};
+    struct rr_queue *q = &r->wf->queue;
+    struct fields in;
+    int rc = read_fields(r, node, "queue", keys, &in);
+
+    if (!rc && in.values[0]) {
+        q->path_pos = in.values[0]->pos;
+        q->bytes = CALLS_BYTES_DEFAULT;
+        rc = read_path(r, in.values[0], "path", &q->path);
+    }
+    if (!rc && in.values[1])
+        rc = read_count(r, in.values[1], "messages", RR_WORKFLOW_MAX_CALLS, &q->messages);
+    if (!rc && in.values[2])
+        rc = read_size(r, in.values[2], "bytes", RR_MIB, 1024 * RR_GIB, &q->bytes);
+    if (!rc && in.values[3])
+        rc = read_duration(r, in.values[3], "keep", &q->keep_ns);
+    return rc || !in.values[4] ? rc : read_bool(r, in.values[4], "always", &q->always);
+}
+
 /* What holds for the workflow as a whole. */
 static int read_settings(struct reader *r, const struct fields *in)
 {
@@ -1012,6 +1161,10 @@ static int read_settings(struct reader *r, const struct fields *in)
     wf->queue_bytes = QUEUE_BYTES_DEFAULT;
     wf->domain_messages = DOMAIN_MESSAGES_DEFAULT;
     wf->domain_bytes = DOMAIN_BYTES_DEFAULT;
+    wf->delivery.backoff_ns = BACKOFF_DEFAULT_NS;
+    wf->queue.messages = CALLS_DEFAULT;
+    wf->queue.bytes = CALLS_MEMORY_DEFAULT;
+    wf->queue.keep_ns = KEEP_DEFAULT_NS;
     if (in->values[1])
         rc = want_name(r, in->values[1], "name of a workflow");
     if (!rc)
@@ -1030,14 +1183,18 @@ static int read_settings(struct reader *r, const struct fields *in)
         rc = read_nodes(r, in->values[6]);
     if (!rc && in->values[7])
         rc = read_deadline(r, in->values[7], &wf->deadline_ns);
+    if (!rc && in->values[11])
+        rc = read_deliveries(r, in->values[11]);
+    if (!rc && in->values[12])
+        rc = read_queue(r, in->values[12]);
     return rc;
 }
 
 int rr_parse_tree(struct reader *r, const struct yaml_node *root)
 {
-    static const char *const keys[] = {"version",      "name",   "pool",   "isolation",
-                                       "dead_letters", "limits", "nodes",  "deadline",
-                                       "functions",    "edges",  "result", NULL};
+    static const char *const keys[] = {
+        "version",  "name",      "pool",  "isolation", "dead_letters", "limits", "nodes",
+        "deadline", "functions", "edges", "result",    "delivery",     "queue",  NULL};
     char port[RR_WORKFLOW_MAX_NAME + 1];
     struct fields in;
     int rc;
@@ -1050,7 +1207,7 @@ int rr_parse_tree(struct reader *r, const struct yaml_node *root)
         rc = read_version(r, root);
     if (!rc)
         rc = read_fields(r, root, "the workflow", keys, &in);
-    for (size_t i = 8; keys[i] && !rc; i++) {
+    for (size_t i = 8; i < 11 && !rc; i++) {
         if (!in.values[i])
             rc = rr_reader_fail(r, RR_E_INVALID, root->pos,
                                 "a workflow has version, functions, edges and result",

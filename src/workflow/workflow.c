@@ -74,6 +74,8 @@ void rr_workflow_free(struct rr_workflow *wf)
     free(wf->name);
     free(wf->result_port);
     free(wf->dead_letters);
+    free(wf->delivery.sink);
+    free(wf->queue.path);
     free(wf->order);
     free(wf);
 }
@@ -85,6 +87,15 @@ int rr_workflow_find(const struct rr_workflow *wf, const char *name)
             return (int)i;
     }
     return -1;
+}
+
+uint64_t rr_delivery_backoff_ns(const struct rr_delivery *d, unsigned int n)
+{
+    const uint64_t most = 24ull * 3600 * 1000000000;
+    uint64_t factor = d->linear ? n : n > 32 ? 1ull << 32 : n ? 1ull << (n - 1) : 0;
+    uint64_t ns;
+
+    return __builtin_mul_overflow(d->backoff_ns, factor, &ns) ? most : rr_min(ns, most);
 }
 
 int rr_node_of(const struct rr_workflow *wf, int function)

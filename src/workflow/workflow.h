@@ -20,6 +20,8 @@
 #define RR_WORKFLOW_MAX_ALLOWED 64      /* identities for one function */
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
 #define RR_WORKFLOW_MAX_ATTEMPTS 100
+#define RR_WORKFLOW_MAX_RETRY 100
+#define RR_WORKFLOW_MAX_CALLS 10000000  /* in the queue of `roadrunner serve` */
 #define RR_WORKFLOW_MAX_QUEUED 65536    /* messages on one link */
 #define RR_WORKFLOW_MAX_DOMAIN 16777216 /* and on all of them */
 
@@ -86,6 +88,26 @@ struct rr_edge {
     struct rr_pos pos;         /* of the edge or of the name in `calls` */
 };
 
+/* What becomes of an asynchronous message that failed: Knative's delivery, by its names. */
+struct rr_delivery {
+    bool given;          /* the file has `delivery` */
+    unsigned int retry;  /* further attempts after the first */
+    bool linear;         /* backoffPolicy; else exponential */
+    uint64_t backoff_ns; /* backoffDelay */
+    uint64_t timeout_ns; /* of one attempt; 0: none */
+    char *sink;          /* deadLetterSink.uri; NULL: none */
+};
+
+/* Where `roadrunner serve` keeps asynchronous messages, and how many. */
+struct rr_queue {
+    char *path; /* folder, resolved like a module; NULL: in memory */
+    struct rr_pos path_pos;
+    unsigned int messages; /* 10000 */
+    uint64_t bytes;        /* 1 GiB; without @path 256 MiB */
+    uint64_t keep_ns;      /* how long results can be fetched; 10 min */
+    bool always;           /* every request is asynchronous */
+};
+
 struct rr_workflow {
     char *path, *name;
     uint64_t pool_bytes;  /* warm memory kept between messages; 0: the default */
@@ -94,6 +116,8 @@ struct rr_workflow {
     char *dead_letters;   /* file for messages whose last attempt failed, resolved like a module;
                              NULL: such a message fails the run */
     struct rr_pos dead_letters_pos;
+    struct rr_delivery delivery;
+    struct rr_queue queue;
     unsigned int queue_messages;  /* what may wait on one link between two processes; */
     uint64_t queue_bytes;         /* defaults 1024 and 4 GiB */
     unsigned int domain_messages; /* the same over all links; defaults 16384 and 8 GiB */
@@ -157,6 +181,8 @@ int rr_workflow_digest(const struct rr_workflow *wf, char ret[RR_DIGEST_TEXT]);
  * alone, functions of other nodes there, all others and the workflow's input in the parent worker.
  */
 bool rr_edge_crosses(const struct rr_workflow *wf, const struct rr_edge *e);
+/* Before attempt @n + 1, after @n attempts failed. */
+uint64_t rr_delivery_backoff_ns(const struct rr_delivery *d, unsigned int n);
 /* Give every function that lives here a process of its own, whatever the file says. */
 void rr_workflow_isolate_all(struct rr_workflow *wf);
 

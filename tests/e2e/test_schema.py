@@ -23,6 +23,14 @@ GOOD = {
         "domain_messages": 640,
         "domain_bytes": "4GiB",
     },
+    "delivery": {
+        "retry": 3,
+        "backoffPolicy": "linear",
+        "backoffDelay": "PT0.5S",
+        "timeout": "PT1M30S",
+        "deadLetterSink": {"uri": "http://letters.example.org/x"},
+    },
+    "queue": {"path": "q", "messages": 7, "bytes": "2MiB", "keep": "P1DT2H", "always": True},
     "functions": {
         "a": {
             "module": str(guest("echo")),
@@ -95,6 +103,30 @@ BAD = [
     changed(["limits", "domain_messages"], 16777217),
     changed(["limits", "domain_bytes"], "64"),
     changed(["limits", "queue"], 4),
+    changed(["delivery"], "at-least-once"),
+    changed(["delivery", "retry"], -1),
+    changed(["delivery", "retry"], 101),
+    changed(["delivery", "backoffPolicy"], "random"),
+    changed(["delivery", "backoffDelay"], "1s"),
+    changed(["delivery", "backoffDelay"], "P"),
+    changed(["delivery", "backoffDelay"], "PT"),
+    changed(["delivery", "backoffDelay"], "P1Y"),
+    changed(["delivery", "backoffDelay"], "P1M"),
+    changed(["delivery", "timeout"], "PT1S1M"),
+    changed(["delivery", "timeout"], "PT1.5M"),
+    changed(["delivery", "timeout"], 3),
+    changed(["delivery", "deadLetterSink"], "http://x/"),
+    changed(["delivery", "deadLetterSink"], {}),
+    changed(["delivery", "deadLetterSink", "uri"], "ftp://x/"),
+    changed(["delivery", "deadLetterSink", "ref"], "x"),
+    changed(["delivery", "attempts"], 3),
+    changed(["queue"], "q"),
+    changed(["queue", "path"], ""),
+    changed(["queue", "messages"], 0),
+    changed(["queue", "bytes"], 5),
+    changed(["queue", "keep"], "10m"),
+    changed(["queue", "always"], "yes"),
+    changed(["queue", "depth"], 3),
     changed(["edges", 1, "delivery"], "once"),
     changed(["edges", 1, "attempts"], 0),
     changed(["edges", 1, "attempts"], 101),
@@ -102,6 +134,12 @@ BAD = [
     changed(["edges", 1, "delivery"], None),
 ]
 ALSO_GOOD = [
+    changed(["delivery"], {}),
+    changed(["delivery", "retry"], 0),
+    changed(["delivery", "timeout"], "P1W"),
+    changed(["delivery", "timeout"], "PT1H0,25S"),
+    changed(["delivery", "backoffPolicy"], "exponential"),
+    changed(["queue"], {}),
     changed(["isolation"], "process"),
     changed(["isolation"], None),
     changed(["dead_letters"], None),
@@ -143,3 +181,21 @@ def test_delivery_needs_two_processes(rr, tmp_path):
 def test_dead_letters_need_a_folder(rr, tmp_path):
     r = check(rr, tmp_path, changed(["dead_letters"], "gone/letters"))
     assert r.status == 66 and "dead_letters" in r.err and "gone/letters" in r.err, r
+
+
+def test_queues_need_a_folder(rr, tmp_path):
+    r = check(rr, tmp_path, changed(["queue", "path"], "gone/q"))
+    assert r.status == 66 and "gone/q" in r.err, r
+    (tmp_path / "file").write_text("")
+    r = check(rr, tmp_path, changed(["queue", "path"], "file"))
+    assert r.status == 66 and "file" in r.err, r
+
+
+def test_explain_tells_of_delivery(rr, tmp_path):
+    path = tmp_path / "flow.yaml"
+    path.write_text(json.dumps(GOOD))
+    r = rr("explain", path)
+    assert b"3 retries, linear from 500.0 ms" in r.out and b"letters.example.org" in r.out, r
+    delivery = json.loads(rr("explain", path, "--json").out)["delivery"]
+    assert delivery["retry"] == 3 and delivery["backoffDelay_ns"] == 500000000
+    assert delivery["queue"]["path"].endswith("/q")

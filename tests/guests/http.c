@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the path says: /echo the body; /meta the metadata that it was given, a line each;
- * /status/NNN; /header?NAME=VALUE; /trap; /loop; /sleep?MS; /big?BYTES; /none sends nothing.
+ * /status/NNN; /header?NAME=VALUE; /trap; /loop; /sleep?MS; /big?BYTES; /none sends nothing;
+ * /flaky?N answers 503 in the first N attempts, /refuse 422 always, /call the id and attempt of an
+ * asynchronous message, which also go to the file /data/calls, if there is that folder.
  */
 #include <roadrunner.h>
+#include <stdio.h>
 #include <time.h>
 
 static char path[256], query[256];
@@ -61,6 +64,24 @@ static int slow(long ms)
     return rr_return(say("slept"), 5);
 }
 
+/* "ID ATTEMPT", of an asynchronous message. */
+static int call(const struct rr_message *in, long fails)
+{
+    char id[40] = "-", attempt[16] = "-", text[80];
+    rr_meta_get(in->data, "rr-call-id", id, sizeof(id));
+    rr_meta_get(in->data, "rr-call-attempt", attempt, sizeof(attempt));
+    snprintf(text, sizeof(text), "%s %s", id, attempt);
+    FILE *f = fopen("/data/calls", "a");
+    if (f) {
+        fprintf(f, "%s\n", text);
+        fclose(f);
+    }
+    char *out = say(text);
+    if (atol(attempt) <= fails)
+        rr_http_set_status(out, 503);
+    return rr_return(out, strlen(text));
+}
+
 int rr_handle(void)
 {
     struct rr_message in;
@@ -75,6 +96,13 @@ int rr_handle(void)
         rr_http_set_status(out, atoi(last + 1));
         return rr_return(out, 6);
     }
+    if (strcmp(last, "/refuse") == 0) {
+        char *out = say("refused");
+        rr_http_set_status(out, 422);
+        return rr_return(out, 7);
+    }
+    if (strcmp(last, "/flaky") == 0 || strcmp(last, "/call") == 0)
+        return call(&in, atol(query));
     if (strcmp(last, "/meta") == 0)
         return meta(&in);
     if (strcmp(last, "/header") == 0)

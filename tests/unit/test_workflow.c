@@ -309,6 +309,58 @@ static void test_fields(void **state)
     rr_workflow_free(wf);
 }
 
+static void test_delivery(void **state)
+{
+    static const struct {
+        bool linear;
+        uint64_t base_ns;
+        unsigned int n;
+        uint64_t ns;
+    } pauses[] = {
+        {true, 100, 1, 100},
+        {true, 100, 3, 300},
+        {false, 100, 1, 100},
+        {false, 100, 2, 200},
+        {false, 100, 4, 800},
+        {false, 100, 0, 0},
+        {false, 1000000000, 100, 86400000000000}, /* a day at most */
+        {true, 86400000000000, 100, 86400000000000},
+        {false, UINT64_MAX, 3, 86400000000000},
+    };
+    struct rr_workflow *wf =
+        good("version: 1\ndelivery: {retry: 4, backoffPolicy: linear, backoffDelay: P1DT1H1M1.5S,\n"
+             "  timeout: PT0.000000001S, deadLetterSink: {uri: \"http://x/y\"}}\n"
+             "queue: {path: q, bytes: 5MiB, messages: 3, keep: P1W}\n"
+             "functions: {a: {module: x}}\nedges: [{from: input, to: a}]\nresult: a\n");
+
+    (void)state;
+    assert_int_equal(wf->delivery.retry, 4);
+    assert_true(wf->delivery.given && wf->delivery.linear);
+    assert_int_equal(wf->delivery.backoff_ns, 90061500000000);
+    assert_int_equal(wf->delivery.timeout_ns, 1);
+    assert_string_equal(wf->delivery.sink, "http://x/y");
+    assert_string_equal(wf->queue.path, "dir/q");
+    assert_int_equal(wf->queue.bytes, 5 * RR_MIB);
+    assert_int_equal(wf->queue.messages, 3);
+    assert_int_equal(wf->queue.keep_ns, 7 * 86400000000000);
+    assert_false(wf->queue.always);
+    rr_workflow_free(wf);
+
+    wf = good(HEAD IN "  - {from: a, to: b}\nresult: b\n");
+    assert_false(wf->delivery.given);
+    assert_int_equal(wf->delivery.retry, 0);
+    assert_int_equal(wf->delivery.backoff_ns, 1000000000);
+    assert_null(wf->queue.path);
+    assert_int_equal(wf->queue.bytes, 256 * RR_MIB);
+    rr_workflow_free(wf);
+
+    for (size_t n = 0; n < RR_ARRAY_LEN(pauses); n++) {
+        struct rr_delivery d = {.linear = pauses[n].linear, .backoff_ns = pauses[n].base_ns};
+
+        assert_int_equal(rr_delivery_backoff_ns(&d, pauses[n].n), pauses[n].ns);
+    }
+}
+
 static void test_processes(void **state)
 {
     static const struct {
@@ -721,11 +773,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mistakes),     cmocka_unit_test(test_positions),
-        cmocka_unit_test(test_fields),       cmocka_unit_test(test_processes),
-        cmocka_unit_test(test_layouts),      cmocka_unit_test(test_sharing),
-        cmocka_unit_test(test_many_callers), cmocka_unit_test(test_crowds),
-        cmocka_unit_test(test_long_cycle),   cmocka_unit_test(test_large_graphs),
-        cmocka_unit_test(test_examples),     cmocka_unit_test(test_files),
+        cmocka_unit_test(test_fields),       cmocka_unit_test(test_delivery),
+        cmocka_unit_test(test_processes),    cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_sharing),      cmocka_unit_test(test_many_callers),
+        cmocka_unit_test(test_crowds),       cmocka_unit_test(test_long_cycle),
+        cmocka_unit_test(test_large_graphs), cmocka_unit_test(test_examples),
+        cmocka_unit_test(test_files),
     };
 
     return cmocka_run_group_tests_name("workflow", tests, NULL, NULL);

@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * POSTs by libcurl, which is loaded when it is first wanted: its two dozen libraries would triple
+ * the time that every other command takes to start. Redirects are not followed and proxies not
+ * asked: who is called is who was allowed.
+ */
+#define CURL_DISABLE_TYPECHECK
+#include <curl/curl.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "gateway/async.h"
+
+#define MAX_PARALLEL 64u
+#define MAX_ANSWER 65536u /* bytes of an answer, which nobody reads */
+#define CONNECT_MS 10000L
+
+struct functions {
+    CURLcode (*global_init)(long);
+    CURLM *(*multi_init)(void);
+    CURLMcode (*multi_add)(CURLM *, CURL *);
+    CURLMcode (*multi_remove)(CURLM *, CURL *);
+    CURLMcode (*multi_perform)(CURLM *, int *);
+    CURLMcode (*multi_poll)(CURLM *, struct curl_waitfd *, unsigned int, int, int *);
+    CURLMcode (*multi_wakeup)(CURLM *);
+    CURLMcode (*multi_cleanup)(CURLM *);
+    CURLMsg *(*multi_read)(CURLM *, int *);
+    CURL *(*init)(void);
+    void (*cleanup)(CURL *);
+    CURLcode (*setopt)(CURL *, CURLoption, ...);
+    CURLcode (*getinfo)(CURL *, CURLINFO, ...);
+    const char *(*text)(CURLcode);
+    struct curl_slist *(*append)(struct curl_slist *, const char *);
+    void (*free_list)(struct curl_slist *);
+    CURLU *(*url)(void);
+    void (*url_cleanup)(CURLU *);
+    CURLUcode (*url_set)(CURLU *, CURLUPart, const char *, unsigned int);
+    CURLUcode (*url_get)(const CURLU *, CURLUPart, char **, unsigned int);
+    void (*free)(void *);
+};
+
+static const struct {
+    const char *name;
+    size_t offset;
+} names[] = {
+    {"curl_global_init", offsetof(struct functions, global_init)},
+    {"curl_multi_init", offsetof(struct functions, multi_init)},
+    {"curl_multi_add_handle", offsetof(struct functions, multi_add)},
+    {"curl_multi_remove_handle", offsetof(struct functions, multi_remove)},
+    {"curl_multi_perform", offsetof(struct functions, multi_perform)},
+    {"curl_multi_poll", offsetof(struct functions, multi_poll)},
+    {"curl_multi_wakeup", offsetof(struct functions, multi_wakeup)},
+    {"curl_multi_cleanup", offsetof(struct functions, multi_cleanup)},
+    {"curl_multi_info_read", offsetof(struct functions, multi_read)},
+    {"curl_easy_init", offsetof(struct functions, init)},
+    {"curl_easy_cleanup", offsetof(struct functions, cleanup)},
+    {"curl_easy_setopt", offsetof(struct functions, setopt)},
+    {"curl_easy_getinfo", offsetof(struct functions, getinfo)},
+    {"curl_easy_strerror", offsetof(struct functions, text)},
+    {"curl_slist_append", offsetof(struct functions, append)},
+    {"curl_slist_free_all", offsetof(struct functions, free_list)},
+    {"curl_url", offsetof(struct functions, url)},
+    {"curl_url_cleanup", offsetof(struct functions, url_cleanup)},
+    {"curl_url_set", offsetof(struct functions, url_set)},
+    {"curl_url_get", offsetof(struct functions, url_get)},
+    {"curl_free", offsetof(struct functions, free)},
+};
+
+/* One that is under way. */
+struct transfer {
+    struct transfer *next;
+    struct callbacks *cb;
+    struct post *post;
+    CURL *easy;
+    struct curl_slist *headers;
+    uint64_t sent, received;
+};
+
+struct callbacks {
+    struct functions f;
+    const struct rr_gateway_options *o;
+    CURLM *multi;
+    pthread_t thread;
+    bool runs;
+    pthread_mutex_t lock;
+    struct post *first, *last; /* under the lock: that wait */
+    bool stop;                 /* under the lock */
+    struct transfer *transfers;
+    unsigned int n_transfers;
+};
+
+/* --- who may be called ----------------------------------------------------------------------- */
+
+/* HOST[:PORT] or [IPv6][:PORT]; *.DOMAIN for all below it. */
+bool rr_gateway_callback_ok(const char *allowed)
+{
+    size_t n = strlen(allowed);
+
+    return n > 0 && n < 300 && strpbrk(allowed, "/@?# \t") == NULL && strcmp(allowed, "*") != 0 &&
+           (allowed[0] != '*' || (allowed[1] == '.' && allowed[2]));
+}
+
+static bool matches(const char *entry, const char *host, const char *port)
+{
+    const char *bracket = strrchr(entry, ']'), *colon = strrchr(entry, ':');
+    size_t len = strlen(entry), host_len = strlen(host);
+
+    if (colon && (!bracket || colon > bracket)) {
+        if (strcmp(colon + 1, port) != 0)
+            return false;
+        len = (size_t)(colon - entry);
+    }
+    if (entry[0] == '*') {
+        entry++;
+        len--;
+        return host_len > len && strncasecmp(host + host_len - len, entry, len) == 0;
+    }
+    return host_len == len && strncasecmp(host, entry, len) == 0;
+}
+
+static const char *judge(const struct callbacks *cb, CURLU *u, const char *url)
+{
+    char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL;
+    const char *why = "X-Callback-Url is no http:// or https:// URL";
+
+    if (strlen(url) <= CALL_MAX_URL && cb->f.url_set(u, CURLUPART_URL, url, 0) == 0 &&
+        cb->f.url_get(u, CURLUPART_SCHEME, &scheme, 0) == 0 &&
+        (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0) &&
+        cb->f.url_get(u, CURLUPART_HOST, &host, 0) == 0 &&
+        cb->f.url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == 0) {
+        why =
+            "the host of X-Callback-Url is none that the server's operator allows: see --callback";
+        for (size_t n = 0; n < cb->o->n_callbacks; n++)
+            if (matches(cb->o->callbacks[n], host, port))
+                why = NULL;
+        if (cb->f.url_get(u, CURLUPART_USER, &user, 0) == 0)
+            why = "X-Callback-Url must not have a user";
+    }
+    cb->f.free(scheme);
+    cb->f.free(host);
+    cb->f.free(port);
+    cb->f.free(user);
+    return why;
+}
+
+/* The parser that reads it here is the one that will follow it. */
+const char *rr_callback_refused(struct callbacks *cb, const char *url)
+{
+    const char *why;
+    CURLU *u;
+
+    if (!cb || !cb->o->n_callbacks)
+        return "this server calls nobody back: see --callback";
+    u = cb->f.url();
+    why = u ? judge(cb, u, url) : "the server is short of memory";
+    cb->f.url_cleanup(u);
+    return why;
+}
+
+/* --- transfers ------------------------------------------------------------------------------- */
+
+static size_t give(char *to, size_t size, size_t n, void *user)
+{
+    struct transfer *t = user;
+    const struct blob *b = t->post->body;
+    size_t len = (size_t)rr_min(size * n, b->len - t->sent);
+
+    if (len && rr_blob_read(b, t->sent, to, len))
+        return CURL_READFUNC_ABORT;
+    t->sent += len;
+    return len;
+}
+
+/* For a connection that turned out to be closed. */
+static int rewind_body(void *user, curl_off_t offset, int origin)
+{
+    struct transfer *t = user;
+
+    if (origin != SEEK_SET || offset < 0)
+        return CURL_SEEKFUNC_CANTSEEK;
+    t->sent = (uint64_t)offset;
+    return CURL_SEEKFUNC_OK;
+}
+
+static size_t drop(char *data, size_t size, size_t n, void *user)
+{
+    struct transfer *t = user;
+
+    (void)data;
+    t->received += size * n;
+    return t->received > MAX_ANSWER ? 0 : size * n; /* less than came: it is broken off */
+}
+
+static void set_options(const struct functions *f, struct transfer *t)
+{
+    const struct post *p = t->post;
+    CURL *e = t->easy;
+
+    f->setopt(e, CURLOPT_URL, p->url);
+    f->setopt(e, CURLOPT_PROTOCOLS_STR, "http,https");
+    f->setopt(e, CURLOPT_FOLLOWLOCATION, 0L);
+    f->setopt(e, CURLOPT_PROXY, "");
+    f->setopt(e, CURLOPT_NOSIGNAL, 1L);
+    f->setopt(e, CURLOPT_CONNECTTIMEOUT_MS, CONNECT_MS);
+    f->setopt(e, CURLOPT_TIMEOUT_MS, (long)(p->timeout_ns / 1000000 + 1));
+    f->setopt(e, CURLOPT_HTTPHEADER, t->headers);
+    f->setopt(e, CURLOPT_USERAGENT, "roadrunner/" RR_VERSION);
+    f->setopt(e, CURLOPT_POST, 1L);
+    f->setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(p->body ? p->body->len : 0));
+    if (p->body && p->body->len) {
+        f->setopt(e, CURLOPT_READFUNCTION, give);
+        f->setopt(e, CURLOPT_READDATA, t);
+        f->setopt(e, CURLOPT_SEEKFUNCTION, rewind_body);
+        f->setopt(e, CURLOPT_SEEKDATA, t);
+    } else {
+        f->setopt(e, CURLOPT_POSTFIELDS, "");
+    }
+    f->setopt(e, CURLOPT_WRITEFUNCTION, drop);
+    f->setopt(e, CURLOPT_WRITEDATA, t);
+    if (t->cb->o->callback_ca)
+        f->setopt(e, CURLOPT_CAINFO, t->cb->o->callback_ca);
+    f->setopt(e, CURLOPT_PRIVATE, t);
+}
+
+static void end_transfer(struct callbacks *cb, struct transfer *t)
+{
+    struct transfer **at;
+
+    for (at = &cb->transfers; *at && *at != t; at = &(*at)->next)
+        ;
+    if (*at) {
+        *at = t->next;
+        cb->n_transfers--;
+    }
+    if (t->easy) {
+        cb->f.multi_remove(cb->multi, t->easy);
+        cb->f.cleanup(t->easy);
+    }
+    cb->f.free_list(t->headers);
+    free(t);
+}
+
+static bool add_headers(struct callbacks *cb, struct transfer *t)
+{
+    for (char **h = t->post->headers; h && *h; h++) {
+        struct curl_slist *more = cb->f.append(t->headers, *h);
+
+        if (!more)
+            return false;
+        t->headers = more;
+    }
+    return true;
+}
+
+static void begin(struct callbacks *cb, struct post *p)
+{
+    struct transfer *t = calloc(1, sizeof(*t));
+
+    p->status = 0;
+    snprintf(p->error, sizeof(p->error), "there is no memory for it");
+    if (!t) {
+        p->done(p);
+        return;
+    }
+    t->cb = cb;
+    t->post = p;
+    t->easy = cb->f.init();
+    if (t->easy && add_headers(cb, t)) {
+        set_options(&cb->f, t);
+        if (cb->f.multi_add(cb->multi, t->easy) == CURLM_OK) {
+            t->next = cb->transfers;
+            cb->transfers = t;
+            cb->n_transfers++;
+            return;
+        }
+    }
+    end_transfer(cb, t);
+    p->done(p);
+}
+
+static void take_ended(struct callbacks *cb)
+{
+    struct transfer *t;
+    CURLMsg *m;
+    int left;
+
+    while ((m = cb->f.multi_read(cb->multi, &left))) {
+        CURLcode code = m->data.result;
+        struct post *p;
+        long status = 0;
+
+        if (m->msg != CURLMSG_DONE)
+            continue;
+        cb->f.getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
+        cb->f.getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
+        p = t->post;
+        /* Who answers at length has answered. */
+        p->status = code == CURLE_OK || t->received > MAX_ANSWER ? (int)status : 0;
+        snprintf(p->error, sizeof(p->error), "%s", cb->f.text(code));
+        end_transfer(cb, t);
+        p->done(p);
+    }
+}
+
+static bool take_new(struct callbacks *cb)
+{
+    bool stop;
+
+    pthread_mutex_lock(&cb->lock);
+    while (cb->first && cb->n_transfers < MAX_PARALLEL) {
+        struct post *p = cb->first;
+
+        cb->first = p->next;
+        if (!cb->first)
+            cb->last = NULL;
+        pthread_mutex_unlock(&cb->lock);
+        begin(cb, p);
+        pthread_mutex_lock(&cb->lock);
+    }
+    stop = cb->stop;
+    pthread_mutex_unlock(&cb->lock);
+    return !stop;
+}
+
+static void *callbacks_main(void *user)
+{
+    struct callbacks *cb = user;
+    int running;
+
+    while (take_new(cb)) {
+        cb->f.multi_perform(cb->multi, &running);
+        take_ended(cb);
+        cb->f.multi_poll(cb->multi, NULL, 0, 1000, NULL);
+    }
+    while (cb->transfers)
+        end_transfer(cb, cb->transfers);
+    return NULL;
+}
+
+/* --- all of it ------------------------------------------------------------------------------- */
+
+static int load(struct functions *f, struct rr_error *err)
+{
+    void *lib = dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL); /* for good */
+
+    for (size_t n = 0; lib && n < RR_ARRAY_LEN(names); n++) {
+        void *at = dlsym(lib, names[n].name);
+
+        if (!at)
+            lib = NULL;
+        else
+            memcpy((char *)f + names[n].offset, &at, sizeof(at));
+    }
+    if (lib && f->global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
+        return 0;
+    return rr_error_set(err, RR_E_SYSTEM,
+                        "install libcurl 4, or do without --callback and deadLetterSink",
+                        "libcurl cannot be loaded");
+}
+
+int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
+                     struct rr_error *err)
+{
+    struct callbacks *cb = calloc(1, sizeof(*cb));
+    int r;
+
+    if (!cb)
+        return rr_error_no_memory(err);
+    pthread_mutex_init(&cb->lock, NULL);
+    cb->o = o;
+    r = load(&cb->f, err);
+    if (r == 0 && o->callback_ca && access(o->callback_ca, R_OK) < 0)
+        r = rr_error_set(err, RR_E_NOINPUT, "name a PEM file with certificates of authorities",
+                         "cannot read %.300s: %s", o->callback_ca, strerror(errno));
+    if (r == 0 && !(cb->multi = cb->f.multi_init()))
+        r = rr_error_no_memory(err);
+    if (r == 0 && pthread_create(&cb->thread, NULL, callbacks_main, cb) != 0)
+        r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on threads", "cannot start a thread");
+    if (r) {
+        if (cb->multi)
+            cb->f.multi_cleanup(cb->multi);
+        pthread_mutex_destroy(&cb->lock);
+        free(cb);
+        return r;
+    }
+    cb->runs = true;
+    *ret = cb;
+    return 0;
+}
+
+void rr_callbacks_send(struct callbacks *cb, struct post *p)
+{
+    p->next = NULL;
+    pthread_mutex_lock(&cb->lock);
+    if (cb->last)
+        cb->last->next = p;
+    else
+        cb->first = p;
+    cb->last = p;
+    pthread_mutex_unlock(&cb->lock);
+    cb->f.multi_wakeup(cb->multi);
+}
+
+void rr_callbacks_free(struct callbacks *cb)
+{
+    if (!cb)
+        return;
+    pthread_mutex_lock(&cb->lock);
+    cb->stop = true;
+    pthread_mutex_unlock(&cb->lock);
+    cb->f.multi_wakeup(cb->multi);
+    pthread_join(cb->thread, NULL);
+    cb->f.multi_cleanup(cb->multi);
+    pthread_mutex_destroy(&cb->lock);
+    free(cb);
+}
