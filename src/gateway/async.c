@@ -904,7 +904,9 @@ void rr_async_run(struct job *job, struct thread *t)
     int r = load_input(c, &err);
 
     if (r == 0) {
+        job->trace = rr_trace_begin_attempt(job);
         rr_job_run(job, t);
+        rr_trace_end_attempt(rr_take(job->trace), job, c->attempts);
         if (!job->err && job->out)
             r = take_result(c, &err);
     }
