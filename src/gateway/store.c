@@ -299,13 +299,13 @@ int rr_store_open(const char *path, struct store **ret, struct rr_error *err)
     s->dir_fd = -1;
     s->path = strdup(path);
     r = s->path ? open_folder(s, err) : rr_error_no_memory(err);
-    if (r == 0)
+    if (r == 0 && s->dir_fd >= 0)
         r = open_database(s, err);
-    if (r) {
+    if (r || s->dir_fd < 0) {
         rr_store_close(s);
         return r;
     }
-    if (s->dir_fd >= 0 && fsync(s->dir_fd) < 0) /* the database's name */
+    if (fsync(s->dir_fd) < 0) /* the database's name */
         rr_log(1, "%s cannot be made durable: %s", s->path, strerror(errno));
     remove_orphans(s);
     *ret = s;

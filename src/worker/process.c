@@ -276,6 +276,26 @@ static bool outlives(const struct remote *rm, const struct child *c)
     return c->ready || (c->reaped && WIFSIGNALED(c->status) && c->n_starts < KILLED_STARTS);
 }
 
+/* What edges say, the longest; else ours. 5 s at most, or the next run would not wait for it. */
+static uint64_t pause_of(const struct remote *rm, const struct child *c)
+{
+    const struct rr_workflow *wf = rm->w->wf;
+    uint64_t pause =
+        c->n_starts ? rr_min(BACKOFF_MAX_NS, BACKOFF_NS << rr_min(c->n_starts, 16)) : 0;
+
+    for (size_t n = 0; n < wf->n_edges; n++) {
+        const struct rr_edge *e = &wf->edges[n];
+        struct rr_delivery d = {.linear = e->linear, .backoff_ns = e->backoff_ns};
+        uint64_t wanted;
+
+        if (e->to != c->function || !e->backs_off)
+            continue;
+        wanted = rr_min(BACKOFF_MAX_NS, rr_delivery_backoff_ns(&d, c->n_failed));
+        pause = wanted > pause ? wanted : pause;
+    }
+    return pause;
+}
+
 static void died(struct remote *rm, struct child *c)
 {
     struct pollfd p = {.fd = rm->zygote_fd, .events = POLLIN};
@@ -301,12 +321,11 @@ static void died(struct remote *rm, struct child *c)
     c->ready = false;
     c->asked_ns = 0;
     if (atomic_exchange(&c->pulse->handled, 0)) /* it worked: not one that dies at once */
-        c->n_starts = 0;
+        c->n_starts = c->n_failed = 0;
+    c->n_failed++;
     atomic_store(&rm->domain.shares[c->function].messages, 0); /* it has nothing under way */
     atomic_store(&rm->domain.shares[c->function].bytes, 0);
-    c->again_ns = rr_now_ns();
-    if (c->n_starts)
-        c->again_ns += rr_min(BACKOFF_MAX_NS, BACKOFF_NS << rr_min(c->n_starts, 16));
+    c->again_ns = rr_now_ns() + pause_of(rm, c);
 }
 
 /* --- starts ---------------------------------------------------------------------------------- */

@@ -47,6 +47,7 @@ struct child {
     int status;        /* of wait(), when it was reaped */
     uint64_t again_ns; /* when it may be started again */
     uint64_t started_ns;
+    unsigned int n_failed; /* deaths since it last did its work */
     unsigned int n_starts;
     uint64_t seen_handled, seen_ns; /* its pulse, and when it changed last */
     char pending[192];              /* what a join in it waits for; "" */

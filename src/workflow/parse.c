@@ -263,6 +263,83 @@ static int read_deadline(struct reader *r, const struct yaml_node *node, uint64_
     return 0;
 }
 
+/* One number of a duration and its letter, such as 1.5S; past it, or NULL. */
+static const char *read_part(const char *s, const char *letters, const uint64_t *seconds,
+                             unsigned int *ret_letter, uint64_t *sum)
+{
+    uint64_t whole = 0, fraction = 0, scale = 1000000000, ns;
+    const char *begin = s, *at;
+
+    for (; *s >= '0' && *s <= '9'; s++)
+        whole = whole > DEADLINE_MAX_NS ? whole : whole * 10 + (uint64_t)(*s - '0');
+    if (s == begin)
+        return NULL;
+    if (*s == '.' || *s == ',') {
+        for (begin = ++s; *s >= '0' && *s <= '9'; s++)
+            if (scale > 1) {
+                scale /= 10;
+                fraction += (uint64_t)(*s - '0') * scale;
+            }
+        if (s == begin || *s != 'S')
+            return NULL;
+    }
+    at = *s ? strchr(letters, *s) : NULL;
+    if (!at || (unsigned int)(at - letters) < *ret_letter)
+        return NULL;
+    *ret_letter = (unsigned int)(at - letters) + 1; /* the next one must be smaller */
+    if (__builtin_mul_overflow(whole, seconds[at - letters] * 1000000000, &ns) ||
+        __builtin_add_overflow(ns + fraction, *sum, sum))
+        *sum = UINT64_MAX;
+    return s + 1;
+}
+
+/* ISO 8601: P1DT2H3M4.5S. Years and months have no fixed length, and are refused. */
+static bool read_iso(const char *s, uint64_t *ret)
+{
+    static const uint64_t days[] = {7ull * 86400, 86400}, times[] = {3600, 60, 1};
+    unsigned int letter = 0;
+    uint64_t sum = 0;
+
+    if (s[0] != 'P' || !s[1])
+        return false;
+    s++;
+    while (*s && *s != 'T') {
+        s = read_part(s, "WD", days, &letter, &sum);
+        if (!s)
+            return false;
+    }
+    if (*s == 'T') {
+        letter = 0;
+        s++;
+        if (!*s)
+            return false;
+        while (*s) {
+            s = read_part(s, "HMS", times, &letter, &sum);
+            if (!s)
+                return false;
+        }
+    }
+    *ret = sum;
+    return true;
+}
+
+static int read_duration(struct reader *r, const struct yaml_node *node, const char *what,
+                         uint64_t *ret)
+{
+    uint64_t ns;
+
+    if (node->kind != YAML_SCALAR || !read_iso(node->text, &ns))
+        return rr_reader_fail(
+            r, RR_E_INVALID, node->pos,
+            "write a duration of ISO 8601, without years and months: PT0.5S, PT1M",
+            "%s is not a duration: '%.80s'", what, node->text);
+    if (ns == 0 || ns > DEADLINE_MAX_NS)
+        return rr_reader_fail(r, RR_E_INVALID, node->pos, "choose one of up to P7D",
+                              "%s is out of range: %.80s", what, node->text);
+    *ret = ns;
+    return 0;
+}
+
 /* A number from 1 to @max, as people write it: no sign, no zeros first, no quotes. */
 static bool whole_number(const struct yaml_node *node, unsigned int max, unsigned int *ret)
 {
@@ -809,41 +886,90 @@ static int fail_inside(struct reader *r, const struct rr_edge *edge, struct rr_p
                           from, to);
 }
 
-/* @delivery, @attempts: NULL if not given. */
-static int read_delivery(struct reader *r, const struct yaml_node *delivery,
-                         const struct yaml_node *attempts, struct rr_edge *edge)
+enum { EDGE_DELIVERY = 3, EDGE_ATTEMPTS, EDGE_RETRY, EDGE_POLICY, EDGE_DELAY };
+static const char *const edge_keys[] = {
+    "from", "to", "max", "delivery", "attempts", "retry", "backoffPolicy", "backoffDelay", NULL};
+
+/* How long to wait before another delivery. */
+static int read_backoff(struct reader *r, const struct yaml_node *const *in, struct rr_edge *edge)
+{
+    static const char *const words[] = {"exponential", "linear"};
+    const struct yaml_node *first = in[EDGE_POLICY] ? in[EDGE_POLICY] : in[EDGE_DELAY];
+    int rc = 0;
+
+    if (!first)
+        return 0;
+    if (rr_edge_channel(r->wf, edge) == RR_CHANNEL_NETWORK)
+        return rr_reader_fail(r, RR_E_INVALID, first->pos, "remove it",
+                              "an edge between nodes has no backoff: its pauses are those of the "
+                              "connection");
+    edge->backs_off = true;
+    edge->backoff_ns = BACKOFF_DEFAULT_NS;
+    if (in[EDGE_POLICY])
+        rc = read_word(r, in[EDGE_POLICY], "backoffPolicy", words,
+                       "write exponential (each pause twice the one before) or linear",
+                       &edge->linear);
+    return rc || !in[EDGE_DELAY]
+               ? rc
+               : read_duration(r, in[EDGE_DELAY], "backoffDelay", &edge->backoff_ns);
+}
+
+/* Retries do not count the first attempt. */
+static int read_attempts(struct reader *r, const struct yaml_node *const *in, struct rr_edge *edge)
+{
+    const struct yaml_node *retry = in[EDGE_RETRY];
+    unsigned int n = 0;
+    int rc = 0;
+
+    edge->attempts = ATTEMPTS_DEFAULT;
+    if (in[EDGE_ATTEMPTS] && retry)
+        return rr_reader_fail(r, RR_E_INVALID, retry->pos, "keep one of the two",
+                              "attempts and retry say the same: attempts counts the first one");
+    if (in[EDGE_ATTEMPTS])
+        return read_count(r, in[EDGE_ATTEMPTS], "attempts", RR_WORKFLOW_MAX_ATTEMPTS,
+                          &edge->attempts);
+    if (!retry)
+        return 0;
+    if (!(retry->kind == YAML_SCALAR && retry->plain && strcmp(retry->text, "0") == 0))
+        rc = read_count(r, retry, "retry", RR_WORKFLOW_MAX_ATTEMPTS - 1, &n);
+    edge->attempts = n + 1;
+    return rc;
+}
+
+/* @in: by the indices above; NULL if not given. */
+static int read_delivery(struct reader *r, const struct yaml_node *const *in, struct rr_edge *edge)
 {
     static const char *const words[] = {"at-most-once", "at-least-once"};
     int rc = 0;
 
-    if (delivery)
-        rc = read_word(r, delivery, "delivery", words,
+    if (in[EDGE_DELIVERY])
+        rc = read_word(r, in[EDGE_DELIVERY], "delivery", words,
                        "write at-most-once, or at-least-once (again if its receiver dies)",
                        &edge->at_least_once);
     if (rc)
         return rc;
-    if (attempts && !edge->at_least_once)
-        return rr_reader_fail(r, RR_E_INVALID, attempts->pos,
-                              "add `delivery: at-least-once`, or remove `attempts`",
-                              "attempts has no meaning for an edge that delivers at most once");
+    for (int n = EDGE_ATTEMPTS; n <= EDGE_DELAY && !edge->at_least_once; n++)
+        if (in[n])
+            return rr_reader_fail(
+                r, RR_E_INVALID, in[n]->pos, "add `delivery: at-least-once`, or remove it",
+                "%s has no meaning for an edge that delivers at most once", edge_keys[n]);
     if (!edge->at_least_once)
         return 0;
-    edge->attempts = ATTEMPTS_DEFAULT;
-    if (attempts)
-        rc = read_count(r, attempts, "attempts", RR_WORKFLOW_MAX_ATTEMPTS, &edge->attempts);
-    return rc || rr_edge_crosses(r->wf, edge) ? rc : fail_inside(r, edge, delivery->pos);
+    rc = read_attempts(r, in, edge);
+    if (!rc)
+        rc = read_backoff(r, in, edge);
+    return rc || rr_edge_crosses(r->wf, edge) ? rc : fail_inside(r, edge, in[EDGE_DELIVERY]->pos);
 }
 
 static int read_edge(struct reader *r, const struct yaml_node *node)
 {
-    static const char *const keys[] = {"from", "to", "max", "delivery", "attempts", NULL};
     char from_port[RR_WORKFLOW_MAX_NAME + 1], to_port[RR_WORKFLOW_MAX_NAME + 1];
     int from, to, rc;
     struct rr_edge *edge;
     uint64_t max_bytes = 0;
     struct fields in;
 
-    rc = read_fields(r, node, "an edge", keys, &in);
+    rc = read_fields(r, node, "an edge", edge_keys, &in);
     if (rc)
         return rc;
     if (!in.values[0] || !in.values[1])
@@ -861,7 +987,7 @@ static int read_edge(struct reader *r, const struct yaml_node *node)
         return r->err->code;
     edge->max_declared = in.values[2] != NULL;
     edge->max_bytes = max_bytes;
-    return read_delivery(r, in.values[3], in.values[4], edge);
+    return read_delivery(r, in.values, edge);
 }
 
 static int add_call(struct reader *r, int caller, int callee, struct rr_pos pos)
@@ -1005,81 +1131,6 @@ static int read_limits(struct reader *r, const struct yaml_node *node)
     if (!rc && in.values[3])
         rc = read_size(r, in.values[3], keys[3], RR_MIB, 1024 * RR_GIB, &r->wf->domain_bytes);
     return rc;
-}
-
-/* One number of a duration and its letter, such as 1.5S; past it, or NULL. */
-static const char *read_part(const char *s, const char *letters, const uint64_t *seconds,
-                             unsigned int *ret_letter, uint64_t *sum)
-{
-    uint64_t whole = 0, fraction = 0, scale = 1000000000, ns;
-    const char *begin = s, *at;
-
-    for (; *s >= '0' && *s <= '9'; s++)
-        whole = whole > DEADLINE_MAX_NS ? whole : whole * 10 + (uint64_t)(*s - '0');
-    if (s == begin)
-        return NULL;
-    if (*s == '.' || *s == ',') {
-        for (begin = ++s; *s >= '0' && *s <= '9'; s++)
-            if (scale > 1) {
-                scale /= 10;
-                fraction += (uint64_t)(*s - '0') * scale;
-            }
-        if (s == begin || *s != 'S')
-            return NULL;
-    }
-    at = *s ? strchr(letters, *s) : NULL;
-    if (!at || (unsigned int)(at - letters) < *ret_letter)
-        return NULL;
-    *ret_letter = (unsigned int)(at - letters) + 1; /* the next one must be smaller */
-    if (__builtin_mul_overflow(whole, seconds[at - letters] * 1000000000, &ns) ||
-        __builtin_add_overflow(ns + fraction, *sum, sum))
-        *sum = UINT64_MAX;
-    return s + 1;
-}
-
-/* ISO 8601: P1DT2H3M4.5S. Years and months have no fixed length, and are refused. */
-static bool read_iso(const char *s, uint64_t *ret)
-{
-    static const uint64_t days[] = {7 * 86400, 86400}, times[] = {3600, 60, 1};
-    unsigned int letter = 0;
-    uint64_t sum = 0;
-
-    if (*s++ != 'P' || !*s)
-        return false;
-    while (*s && *s != 'T') {
-        s = read_part(s, "WD", days, &letter, &sum);
-        if (!s)
-            return false;
-    }
-    if (*s == 'T') {
-        letter = 0;
-        if (!*++s)
-            return false;
-        while (*s) {
-            s = read_part(s, "HMS", times, &letter, &sum);
-            if (!s)
-                return false;
-        }
-    }
-    *ret = sum;
-    return true;
-}
-
-static int read_duration(struct reader *r, const struct yaml_node *node, const char *what,
-                         uint64_t *ret)
-{
-    uint64_t ns;
-
-    if (node->kind != YAML_SCALAR || !read_iso(node->text, &ns))
-        return rr_reader_fail(
-            r, RR_E_INVALID, node->pos,
-            "write a duration of ISO 8601, without years and months: PT0.5S, PT1M",
-            "%s is not a duration: '%.80s'", what, node->text);
-    if (ns == 0 || ns > DEADLINE_MAX_NS)
-        return rr_reader_fail(r, RR_E_INVALID, node->pos, "choose one of up to P7D",
-                              "%s is out of range: %.80s", what, node->text);
-    *ret = ns;
-    return 0;
 }
 
 static int read_sink(struct reader *r, const struct yaml_node *node)

@@ -75,9 +75,12 @@ struct rr_edge {
     int from; /* index of the function, or RR_NODE_INPUT */
     int to;   /* index of the function */
     bool is_call, is_reply;
-    bool at_least_once;        /* only where rr_edge_crosses() */
-    unsigned int attempts;     /* deliveries of one message, the first included; 1 unless
-                                  at_least_once */
+    bool at_least_once;    /* only where rr_edge_crosses() */
+    unsigned int attempts; /* deliveries of one message, the first included; 1 unless
+                              at_least_once */
+    bool backs_off;        /* the file says how long to wait before another delivery: */
+    bool linear;           /* as in struct rr_delivery */
+    uint64_t backoff_ns;
     char *from_port, *to_port; /* default "out" and "in" */
     bool max_declared;         /* the file says `max` for this output port */
     uint64_t max_bytes;        /* of the output port: the largest `max` declared for it;

@@ -435,7 +435,7 @@ def test_killed_again_and_again(serve, flow, isolation):
             ]
             for t in threads:
                 t.start()
-            time.sleep(chance.random() * 0.3 * SLOW)
+            time.sleep(chance.random() * 0.3 * min(SLOW, 3))
             s.process.kill()
             for t in threads:
                 t.join()

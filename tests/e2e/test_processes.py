@@ -248,6 +248,28 @@ def test_dead_letters(rr, tmp_path):
     assert_clean(run)
 
 
+@pytest.mark.parametrize("policy", ["linear", "exponential"])
+def test_pauses_between_deliveries_grow(rr, policy):
+    path = chain(rr, True, env={"MS": "5000"})
+    document = json.loads(path.read_text())
+    for e in document["edges"]:
+        if e["to"] == "slow":
+            del e["attempts"]
+            e.update(retry=3, backoffPolicy=policy, backoffDelay="PT0.2S")
+    path.write_text(json.dumps(document))
+    run, times = Run(rr, path, DATA), []
+    for n in range(4):
+        run.await_line("begin", n + 1)
+        times.append(time.monotonic())
+        os.kill(run.worker("slow"), signal.SIGKILL)
+    run.end()
+    assert run.status == 73 and "died 4 times" in run.err, run.err
+    pauses = [b - a for a, b in zip(times, times[1:], strict=False)]
+    for pause, want in zip(pauses, [0.2, 0.4, 0.6 if policy == "linear" else 0.8], strict=True):
+        assert want - 0.02 < pause, pauses
+    assert_clean(run)
+
+
 @pytest.mark.parametrize("delivery", [False, True])
 def test_a_stopped_worker_is_noticed(rr, delivery):
     run = Run(rr, chain(rr, delivery, env={"MS": "300"}, deadline="1s"), DATA)

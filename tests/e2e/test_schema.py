@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, guest
 
 SCHEMA = json.loads((ROOT / "docs/workflow.schema.json").read_text())
+EDGE = {"from": "a", "to": "b", "delivery": "at-least-once"}
 GOOD = {
     "version": 1,
     "name": "all",
@@ -128,6 +129,12 @@ BAD = [
     changed(["queue", "always"], "yes"),
     changed(["queue", "depth"], 3),
     changed(["edges", 1, "delivery"], "once"),
+    changed(["edges", 1], {**EDGE, "retry": 100}),
+    changed(["edges", 1], {**EDGE, "retry": 3, "attempts": 3}),
+    changed(["edges", 1], {**EDGE, "backoffPolicy": "random"}),
+    changed(["edges", 1], {**EDGE, "backoffDelay": "1s"}),
+    changed(["edges", 0, "retry"], 3),
+    changed(["edges", 0, "backoffDelay"], "PT1S"),
     changed(["edges", 1, "attempts"], 0),
     changed(["edges", 1, "attempts"], 101),
     changed(["edges", 1, "delivery"], "at-most-once"),  # with attempts
@@ -146,6 +153,8 @@ ALSO_GOOD = [
     changed(["limits"], {}),
     changed(["limits", "queue_bytes"], "1MiB"),
     changed(["edges", 1, "attempts"], None),
+    changed(["edges", 1], {**EDGE, "retry": 0, "backoffPolicy": "linear"}),
+    changed(["edges", 1], {**EDGE, "retry": 99, "backoffDelay": "PT0.1S"}),
     changed(["functions", "a", "isolation"], "process"),
 ]
 
