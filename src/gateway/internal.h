@@ -320,8 +320,8 @@ void rr_reply_result(struct conn *c, const uint8_t *meta, size_t meta_len, const
                      uint64_t len);
 /* The status that a function set; 0: none that can be. */
 int rr_reply_status(const uint8_t *meta, size_t len);
-/* The text of a problem; owned, NULL without memory. */
-char *rr_problem_text(int status, const char *detail);
+/* The text of a problem; owned, NULL without memory. @traceparent: of the request; "": none. */
+char *rr_problem_text(int status, const char *detail, const char *traceparent);
 const char *rr_problem_of(const struct rr_error *err); /* for clients */
 /* Is this entry a header for the client, and which? */
 bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *ret_name);
