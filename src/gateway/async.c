@@ -708,7 +708,8 @@ static void posted(struct async *a, struct sending *s)
 /* What a failure is told as. */
 static void make_problem(struct call *c)
 {
-    char detail[sizeof(c->error) + 1], status[8], *text;
+    char detail[sizeof(c->error) + 1], status[8], trace[56] = "", *text;
+    struct rr_text parent;
     struct meta m = {0};
     struct blob *b;
     size_t n;
@@ -719,7 +720,10 @@ static void make_problem(struct call *c)
             detail[n] = ' ';
     }
     detail[n] = '\0';
-    text = rr_problem_text(c->status, detail, NULL);
+    if (c->meta && rr_meta_find(c->meta, c->meta_len, "traceparent", &parent) &&
+        parent.len == sizeof(trace) - 1)
+        memcpy(trace, parent.at, parent.len);
+    text = rr_problem_text(c->status, detail, trace);
     snprintf(status, sizeof(status), "%d", c->status);
     rr_meta_put(&m, "", (struct rr_text){"content-type", 12},
                 (struct rr_text){"application/problem+json", 24});
@@ -920,7 +924,9 @@ void rr_async_run(struct job *job, struct thread *t)
     int r = load_input(c, &err);
 
     if (r == 0) {
+        job->trace = rr_trace_begin_attempt(job);
         rr_job_run(job, t);
+        rr_trace_end_attempt(rr_take(job->trace), job, c->attempts);
         if (!job->err && job->out)
             r = take_result(c, &err);
     }

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * POSTs by libcurl, which is loaded when it is first wanted: its two dozen libraries would triple
- * the time that every other command takes to start. Redirects are not followed and proxies not
+ * POSTs by libcurl. Redirects are not followed and proxies not
  * asked: who is called is who was allowed.
  */
-#define CURL_DISABLE_TYPECHECK
-#include <curl/curl.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,61 +11,11 @@
 
 #include "base/util.h"
 #include "gateway/async.h"
+#include "gateway/curl.h"
 
 #define MAX_PARALLEL 64u
 #define MAX_ANSWER 65536u /* bytes of an answer, which nobody reads */
 #define CONNECT_MS 10000L
-
-struct functions {
-    CURLcode (*global_init)(long);
-    CURLM *(*multi_init)(void);
-    CURLMcode (*multi_add)(CURLM *, CURL *);
-    CURLMcode (*multi_remove)(CURLM *, CURL *);
-    CURLMcode (*multi_perform)(CURLM *, int *);
-    CURLMcode (*multi_poll)(CURLM *, struct curl_waitfd *, unsigned int, int, int *);
-    CURLMcode (*multi_wakeup)(CURLM *);
-    CURLMcode (*multi_cleanup)(CURLM *);
-    CURLMsg *(*multi_read)(CURLM *, int *);
-    CURL *(*init)(void);
-    void (*cleanup)(CURL *);
-    CURLcode (*setopt)(CURL *, CURLoption, ...);
-    CURLcode (*getinfo)(CURL *, CURLINFO, ...);
-    const char *(*text)(CURLcode);
-    struct curl_slist *(*append)(struct curl_slist *, const char *);
-    void (*free_list)(struct curl_slist *);
-    CURLU *(*url)(void);
-    void (*url_cleanup)(CURLU *);
-    CURLUcode (*url_set)(CURLU *, CURLUPart, const char *, unsigned int);
-    CURLUcode (*url_get)(const CURLU *, CURLUPart, char **, unsigned int);
-    void (*free)(void *);
-};
-
-static const struct {
-    const char *name;
-    size_t offset;
-} names[] = {
-    {"curl_global_init", offsetof(struct functions, global_init)},
-    {"curl_multi_init", offsetof(struct functions, multi_init)},
-    {"curl_multi_add_handle", offsetof(struct functions, multi_add)},
-    {"curl_multi_remove_handle", offsetof(struct functions, multi_remove)},
-    {"curl_multi_perform", offsetof(struct functions, multi_perform)},
-    {"curl_multi_poll", offsetof(struct functions, multi_poll)},
-    {"curl_multi_wakeup", offsetof(struct functions, multi_wakeup)},
-    {"curl_multi_cleanup", offsetof(struct functions, multi_cleanup)},
-    {"curl_multi_info_read", offsetof(struct functions, multi_read)},
-    {"curl_easy_init", offsetof(struct functions, init)},
-    {"curl_easy_cleanup", offsetof(struct functions, cleanup)},
-    {"curl_easy_setopt", offsetof(struct functions, setopt)},
-    {"curl_easy_getinfo", offsetof(struct functions, getinfo)},
-    {"curl_easy_strerror", offsetof(struct functions, text)},
-    {"curl_slist_append", offsetof(struct functions, append)},
-    {"curl_slist_free_all", offsetof(struct functions, free_list)},
-    {"curl_url", offsetof(struct functions, url)},
-    {"curl_url_cleanup", offsetof(struct functions, url_cleanup)},
-    {"curl_url_set", offsetof(struct functions, url_set)},
-    {"curl_url_get", offsetof(struct functions, url_get)},
-    {"curl_free", offsetof(struct functions, free)},
-};
 
 /* One that is under way. */
 struct transfer {
@@ -82,7 +28,7 @@ struct transfer {
 };
 
 struct callbacks {
-    struct functions f;
+    const struct rr_curl *f;
     const struct rr_gateway_options *o;
     CURLM *multi;
     pthread_t thread;
@@ -128,23 +74,23 @@ static const char *judge(const struct callbacks *cb, CURLU *u, const char *url)
     char *scheme = NULL, *host = NULL, *port = NULL, *user = NULL;
     const char *why = "X-Callback-Url is no http:// or https:// URL";
 
-    if (strlen(url) <= CALL_MAX_URL && cb->f.url_set(u, CURLUPART_URL, url, 0) == 0 &&
-        cb->f.url_get(u, CURLUPART_SCHEME, &scheme, 0) == 0 &&
+    if (strlen(url) <= CALL_MAX_URL && cb->f->url_set(u, CURLUPART_URL, url, 0) == 0 &&
+        cb->f->url_get(u, CURLUPART_SCHEME, &scheme, 0) == 0 &&
         (strcmp(scheme, "http") == 0 || strcmp(scheme, "https") == 0) &&
-        cb->f.url_get(u, CURLUPART_HOST, &host, 0) == 0 &&
-        cb->f.url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == 0) {
+        cb->f->url_get(u, CURLUPART_HOST, &host, 0) == 0 &&
+        cb->f->url_get(u, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == 0) {
         why =
             "the host of X-Callback-Url is none that the server's operator allows: see --callback";
         for (size_t n = 0; n < cb->o->n_callbacks; n++)
             if (matches(cb->o->callbacks[n], host, port))
                 why = NULL;
-        if (cb->f.url_get(u, CURLUPART_USER, &user, 0) == 0)
+        if (cb->f->url_get(u, CURLUPART_USER, &user, 0) == 0)
             why = "X-Callback-Url must not have a user";
     }
-    cb->f.free(scheme);
-    cb->f.free(host);
-    cb->f.free(port);
-    cb->f.free(user);
+    cb->f->free(scheme);
+    cb->f->free(host);
+    cb->f->free(port);
+    cb->f->free(user);
     return why;
 }
 
@@ -156,9 +102,9 @@ const char *rr_callback_refused(struct callbacks *cb, const char *url)
 
     if (!cb || !cb->o->n_callbacks)
         return "this server calls nobody back: see --callback";
-    u = cb->f.url();
+    u = cb->f->url();
     why = u ? judge(cb, u, url) : "the server is short of memory";
-    cb->f.url_cleanup(u);
+    cb->f->url_cleanup(u);
     return why;
 }
 
@@ -196,7 +142,7 @@ static size_t drop(char *data, size_t size, size_t n, void *user)
     return t->received > MAX_ANSWER ? 0 : size * n; /* less than came: it is broken off */
 }
 
-static void set_options(const struct functions *f, struct transfer *t)
+static void set_options(const struct rr_curl *f, struct transfer *t)
 {
     const struct post *p = t->post;
     CURL *e = t->easy;
@@ -238,17 +184,17 @@ static void end_transfer(struct callbacks *cb, struct transfer *t)
         cb->n_transfers--;
     }
     if (t->easy) {
-        cb->f.multi_remove(cb->multi, t->easy);
-        cb->f.cleanup(t->easy);
+        cb->f->multi_remove(cb->multi, t->easy);
+        cb->f->cleanup(t->easy);
     }
-    cb->f.free_list(t->headers);
+    cb->f->free_list(t->headers);
     free(t);
 }
 
 static bool add_headers(struct callbacks *cb, struct transfer *t)
 {
     for (char **h = t->post->headers; h && *h; h++) {
-        struct curl_slist *more = cb->f.append(t->headers, *h);
+        struct curl_slist *more = cb->f->append(t->headers, *h);
 
         if (!more)
             return false;
@@ -269,10 +215,10 @@ static void begin(struct callbacks *cb, struct post *p)
     }
     t->cb = cb;
     t->post = p;
-    t->easy = cb->f.init();
+    t->easy = cb->f->init();
     if (t->easy && add_headers(cb, t)) {
-        set_options(&cb->f, t);
-        if (cb->f.multi_add(cb->multi, t->easy) == CURLM_OK) {
+        set_options(cb->f, t);
+        if (cb->f->multi_add(cb->multi, t->easy) == CURLM_OK) {
             t->next = cb->transfers;
             cb->transfers = t;
             cb->n_transfers++;
@@ -289,19 +235,19 @@ static void take_ended(struct callbacks *cb)
     CURLMsg *m;
     int left;
 
-    while ((m = cb->f.multi_read(cb->multi, &left))) {
+    while ((m = cb->f->multi_read(cb->multi, &left))) {
         CURLcode code = m->data.result;
         struct post *p;
         long status = 0;
 
         if (m->msg != CURLMSG_DONE)
             continue;
-        cb->f.getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
-        cb->f.getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
+        cb->f->getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
+        cb->f->getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
         p = t->post;
         /* Who answers at length has answered. */
         p->status = code == CURLE_OK || t->received > MAX_ANSWER ? (int)status : 0;
-        snprintf(p->error, sizeof(p->error), "%s", cb->f.text(code));
+        snprintf(p->error, sizeof(p->error), "%s", cb->f->text(code));
         end_transfer(cb, t);
         p->done(p);
     }
@@ -333,9 +279,9 @@ static void *callbacks_main(void *user)
     int running;
 
     while (take_new(cb)) {
-        cb->f.multi_perform(cb->multi, &running);
+        cb->f->multi_perform(cb->multi, &running);
         take_ended(cb);
-        cb->f.multi_poll(cb->multi, NULL, 0, 1000, NULL);
+        cb->f->multi_poll(cb->multi, NULL, 0, 1000, NULL);
     }
     while (cb->transfers)
         end_transfer(cb, cb->transfers);
@@ -343,25 +289,6 @@ static void *callbacks_main(void *user)
 }
 
 /* --- all of it ------------------------------------------------------------------------------- */
-
-static int load(struct functions *f, struct rr_error *err)
-{
-    void *lib = dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL); /* for good */
-
-    for (size_t n = 0; lib && n < RR_ARRAY_LEN(names); n++) {
-        void *at = dlsym(lib, names[n].name);
-
-        if (!at)
-            lib = NULL;
-        else
-            memcpy((char *)f + names[n].offset, &at, sizeof(at));
-    }
-    if (lib && f->global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
-        return 0;
-    return rr_error_set(err, RR_E_SYSTEM,
-                        "install libcurl 4, or do without --callback and deadLetterSink",
-                        "libcurl cannot be loaded");
-}
 
 int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
                      struct rr_error *err)
@@ -373,17 +300,17 @@ int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
         return rr_error_no_memory(err);
     pthread_mutex_init(&cb->lock, NULL);
     cb->o = o;
-    r = load(&cb->f, err);
+    r = rr_curl_load(&cb->f, err);
     if (r == 0 && o->callback_ca && access(o->callback_ca, R_OK) < 0)
         r = rr_error_set(err, RR_E_NOINPUT, "name a PEM file with certificates of authorities",
                          "cannot read %.300s: %s", o->callback_ca, strerror(errno));
-    if (r == 0 && !(cb->multi = cb->f.multi_init()))
+    if (r == 0 && !(cb->multi = cb->f->multi_init()))
         r = rr_error_no_memory(err);
     if (r == 0 && pthread_create(&cb->thread, NULL, callbacks_main, cb) != 0)
         r = rr_error_set(err, RR_E_SYSTEM, "raise the limit on threads", "cannot start a thread");
     if (r) {
         if (cb->multi)
-            cb->f.multi_cleanup(cb->multi);
+            cb->f->multi_cleanup(cb->multi);
         pthread_mutex_destroy(&cb->lock);
         free(cb);
         return r;
@@ -403,7 +330,7 @@ void rr_callbacks_send(struct callbacks *cb, struct post *p)
         cb->first = p;
     cb->last = p;
     pthread_mutex_unlock(&cb->lock);
-    cb->f.multi_wakeup(cb->multi);
+    cb->f->multi_wakeup(cb->multi);
 }
 
 void rr_callbacks_free(struct callbacks *cb)
@@ -413,9 +340,9 @@ void rr_callbacks_free(struct callbacks *cb)
     pthread_mutex_lock(&cb->lock);
     cb->stop = true;
     pthread_mutex_unlock(&cb->lock);
-    cb->f.multi_wakeup(cb->multi);
+    cb->f->multi_wakeup(cb->multi);
     pthread_join(cb->thread, NULL);
-    cb->f.multi_cleanup(cb->multi);
+    cb->f->multi_cleanup(cb->multi);
     pthread_mutex_destroy(&cb->lock);
     free(cb);
 }

@@ -12,6 +12,14 @@ static const struct {
     size_t offset;
 } names[] = {
     {"curl_global_init", offsetof(struct rr_curl, global_init)},
+    {"curl_multi_init", offsetof(struct rr_curl, multi_init)},
+    {"curl_multi_add_handle", offsetof(struct rr_curl, multi_add)},
+    {"curl_multi_remove_handle", offsetof(struct rr_curl, multi_remove)},
+    {"curl_multi_perform", offsetof(struct rr_curl, multi_perform)},
+    {"curl_multi_poll", offsetof(struct rr_curl, multi_poll)},
+    {"curl_multi_wakeup", offsetof(struct rr_curl, multi_wakeup)},
+    {"curl_multi_cleanup", offsetof(struct rr_curl, multi_cleanup)},
+    {"curl_multi_info_read", offsetof(struct rr_curl, multi_read)},
     {"curl_easy_init", offsetof(struct rr_curl, init)},
     {"curl_easy_cleanup", offsetof(struct rr_curl, cleanup)},
     {"curl_easy_setopt", offsetof(struct rr_curl, setopt)},

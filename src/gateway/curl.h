@@ -13,6 +13,14 @@
 
 struct rr_curl {
     CURLcode (*global_init)(long);
+    CURLM *(*multi_init)(void);
+    CURLMcode (*multi_add)(CURLM *, CURL *);
+    CURLMcode (*multi_remove)(CURLM *, CURL *);
+    CURLMcode (*multi_perform)(CURLM *, int *);
+    CURLMcode (*multi_poll)(CURLM *, struct curl_waitfd *, unsigned int, int, int *);
+    CURLMcode (*multi_wakeup)(CURLM *);
+    CURLMcode (*multi_cleanup)(CURLM *);
+    CURLMsg *(*multi_read)(CURLM *, int *);
     CURL *(*init)(void);
     void (*cleanup)(CURL *);
     CURLcode (*setopt)(CURL *, CURLoption, ...);

@@ -94,6 +94,7 @@ struct trace_event;
 /* Of a request that is traced: one thread at a time has it, that of the loop or that of the run. */
 struct trace {
     char parent[17];            /* the caller's span, in hexadecimal; empty: it began here */
+    char context[56];           /* the traceparent that it continues, of an asynchronous message */
     uint64_t since_ns;          /* of the run */
     struct trace_event *events; /* owned */
     unsigned int n, room, n_dropped;
@@ -319,8 +320,8 @@ void rr_reply_result(struct conn *c, const uint8_t *meta, size_t meta_len, const
                      uint64_t len);
 /* The status that a function set; 0: none that can be. */
 int rr_reply_status(const uint8_t *meta, size_t len);
-/* The text of a problem; owned, NULL without memory. */
-char *rr_problem_text(int status, const char *detail, const char *trace);
+/* The text of a problem; owned, NULL without memory. @traceparent: of the request; "": none. */
+char *rr_problem_text(int status, const char *detail, const char *traceparent);
 const char *rr_problem_of(const struct rr_error *err); /* for clients */
 /* Is this entry a header for the client, and which? */
 bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *ret_name);
@@ -339,7 +340,7 @@ bool rr_meta_next(const uint8_t *meta, size_t len, size_t *at, struct rr_text *k
 bool rr_meta_find(const uint8_t *meta, size_t len, const char *key, struct rr_text *ret);
 /* 0, or the status to refuse it with. */
 int rr_meta_of_request(struct conn *c, const struct rr_http_request *rq, struct meta *m);
-uint64_t rr_random(struct loop *loop); /* for ids, not for secrets; not 0 */
+uint64_t rr_random(uint64_t *state); /* for ids, not for secrets; not 0 */
 
 /* tls.c */
 struct iovec;
@@ -446,6 +447,9 @@ void rr_trace_hop(struct trace *t, const struct rr_hop *hop);
 void rr_trace_span(struct trace *t, const struct rr_span *span);
 /* The request is over: give its trace to gw->otlp. */
 void rr_trace_end(struct conn *c);
+/* The same for an attempt at an asynchronous message, in the trace of its request; NULL: none. */
+struct trace *rr_trace_begin_attempt(const struct job *job);
+void rr_trace_end_attempt(struct trace *t, const struct job *job, unsigned int attempt);
 
 /* Protobuf being written. */
 struct rr_pb {

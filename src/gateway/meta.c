@@ -104,10 +104,9 @@ static bool trace_ok(struct rr_text t)
            is_hex(t.at + 53, 2);
 }
 
-uint64_t rr_random(struct loop *loop)
+uint64_t rr_random(uint64_t *state)
 {
-    loop->random += 0x9e3779b97f4a7c15u; /* splitmix64 */
-    uint64_t x = loop->random;
+    uint64_t x = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
 
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
     x = (x ^ x >> 27) * 0x94d049bb133111ebu;
@@ -126,20 +125,20 @@ static void make_trace(struct conn *c, const struct rr_text *caller)
 {
     const struct rr_otlp *otlp = c->loop->gw->otlp;
     bool ours = !caller || !trace_ok(*caller);
-    bool sampled = otlp && ours && rr_otlp_samples(otlp, rr_random(c->loop));
+    bool sampled = otlp && ours && rr_otlp_samples(otlp, rr_random(&c->loop->random));
 
     memcpy(c->trace, "00-", 3);
     c->trace[35] = c->trace[52] = '-';
     if (ours) {
-        put_hex(c->trace + 3, rr_random(c->loop));
-        put_hex(c->trace + 19, rr_random(c->loop));
+        put_hex(c->trace + 3, rr_random(&c->loop->random));
+        put_hex(c->trace + 19, rr_random(&c->loop->random));
         memcpy(c->trace + 53, sampled ? "01" : "00", 2);
     } else {
         memcpy(c->trace + 3, caller->at + 3, 32);
         memcpy(c->trace + 53, caller->at + 53, 2);
         sampled = rr_hex_digit(c->trace[54]) & 1;
     }
-    put_hex(c->trace + 36, rr_random(c->loop));
+    put_hex(c->trace + 36, rr_random(&c->loop->random));
     c->trace[55] = '\0';
     if (!otlp || !sampled || !(c->spans = rr_trace_new()))
         return;

@@ -152,13 +152,14 @@ void rr_reply_empty(struct conn *c, int status)
     reply_text(c, status, "", "text/plain", "", 0);
 }
 
-char *rr_problem_text(int status, const char *detail, const char *trace)
+char *rr_problem_text(int status, const char *detail, const char *traceparent)
 {
+    bool traced = traceparent[0] != '\0';
     char *text;
 
     return asprintf(&text, "{\"title\":\"%s\",\"status\":%d,\"detail\":\"%s\"%s%.32s%s}\n",
-                    rr_http_reason(status), status, detail, trace ? ",\"trace\":\"" : "",
-                    trace ? trace : "", trace ? "\"" : "") < 0
+                    rr_http_reason(status), status, detail, traced ? ",\"trace\":\"" : "",
+                    traced ? traceparent + 3 : "", traced ? "\"" : "") < 0
                ? NULL
                : text;
 }
@@ -171,7 +172,7 @@ void rr_reply_problem(struct conn *c, int status, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(detail, sizeof(detail), fmt, ap);
     va_end(ap);
-    body = rr_problem_text(status, detail, c->trace[0] ? c->trace + 3 : NULL);
+    body = rr_problem_text(status, detail, c->trace);
     if (body)
         reply_text(c, status, "", "application/problem+json", body, strlen(body));
     else

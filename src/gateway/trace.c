@@ -205,7 +205,7 @@ enum {
     SPAN_STATUS = 15,
     SPAN_FLAGS = 16
 };
-enum { KIND_INTERNAL = 1, KIND_SERVER = 2 };
+enum { KIND_INTERNAL = 1, KIND_SERVER = 2, KIND_CONSUMER = 5 };
 enum { STATUS_MESSAGE = 2, STATUS_CODE = 3 };
 enum { STATUS_ERROR = 2 };
 enum { FLAG_SAMPLED = 1, FLAG_REMOTE_KNOWN = 0x100, FLAG_REMOTE = 0x200 };
@@ -244,7 +244,8 @@ static void from_hex(const char *hex, size_t n, uint8_t *to)
 
 struct writer {
     struct rr_pb b;
-    const struct conn *c;
+    const struct app *app;
+    uint64_t *random;                 /* state of rr_random() */
     uint8_t trace_id[16], span_id[8]; /* of the request */
     uint64_t to_unix_ns;
     unsigned int n;
@@ -268,7 +269,7 @@ static void put_times(struct writer *w, uint64_t begin_ns, uint64_t end_ns)
 static size_t begin_inner(struct writer *w, const char *name, uint64_t begin_ns, uint64_t end_ns)
 {
     size_t span = rr_pb_begin(&w->b, RR_OTLP_SPANS);
-    uint64_t id = rr_random(w->c->loop);
+    uint64_t id = rr_random(w->random);
 
     put_ids(w, (const uint8_t *)&id, w->span_id);
     rr_pb_text(&w->b, SPAN_NAME, name, strlen(name));
@@ -280,7 +281,7 @@ static size_t begin_inner(struct writer *w, const char *name, uint64_t begin_ns,
 
 static void put_function(struct writer *w, const struct rr_span *s)
 {
-    const struct app *app = w->c->app;
+    const struct app *app = w->app;
     const char *name = app->wf->functions[s->function].name;
     size_t span = begin_inner(w, name, s->begin_ns, s->end_ns);
 
@@ -298,7 +299,7 @@ static void put_function(struct writer *w, const struct rr_span *s)
 
 static void put_handoff(struct writer *w, const struct rr_hop *h)
 {
-    const struct app *app = w->c->app;
+    const struct app *app = w->app;
     const struct rr_edge *e = &app->wf->edges[h->edge];
     const char *to = app->wf->functions[e->to].name;
     const char *from = e->from == RR_NODE_INPUT ? "input" : app->wf->functions[e->from].name;
@@ -341,9 +342,8 @@ static const char *known_method(const char *what)
     return "_OTHER"; /* clients may make up as many as they like */
 }
 
-static void request_attributes(struct writer *w, const char *method)
+static void request_attributes(struct writer *w, const struct conn *c, const char *method)
 {
-    const struct conn *c = w->c;
     const char *space = strchr(c->what, ' ');
 
     say_text(&w->b, "http.request.method", method);
@@ -360,9 +360,8 @@ static void request_attributes(struct writer *w, const char *method)
     say_number(&w->b, "http.response.body.size", c->out_len);
 }
 
-static void put_request(struct writer *w, uint64_t end_ns)
+static void put_request(struct writer *w, const struct conn *c, uint64_t end_ns)
 {
-    const struct conn *c = w->c;
     const char *method = known_method(c->what);
     bool remote = c->spans->parent[0];
     uint8_t parent[8];
@@ -377,7 +376,7 @@ static void put_request(struct writer *w, uint64_t end_ns)
     rr_pb_text(&w->b, SPAN_NAME, name, strlen(name));
     rr_pb_uint(&w->b, SPAN_KIND, KIND_SERVER);
     put_times(w, c->begin_ns, end_ns);
-    request_attributes(w, method);
+    request_attributes(w, c, method);
     if (!c->status)
         put_status(w, "the client went away");
     else if (c->status >= 500)
@@ -395,26 +394,86 @@ static uint64_t unix_offset(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec - rr_now_ns();
 }
 
+static void put_events(struct writer *w, const struct trace *t)
+{
+    for (unsigned int n = 0; n < t->n; n++) {
+        if (t->events[n].is_span)
+            put_function(w, &t->events[n].span);
+        else
+            put_handoff(w, &t->events[n].hop);
+    }
+}
+
+static void push(struct writer *w, struct rr_otlp *otlp, const struct trace *t)
+{
+    if (w->b.failed)
+        free(rr_take(w->b.data));
+    rr_otlp_push(otlp, w->b.data, w->b.len, w->n, t->n_dropped);
+}
+
 void rr_trace_end(struct conn *c)
 {
-    struct writer w = {.c = c, .to_unix_ns = unix_offset()};
     struct trace *t = c->spans;
+    struct writer w = {.app = c->app, .random = &c->loop->random};
 
     if (!t)
         return;
     if (c->app) {
+        w.to_unix_ns = unix_offset();
         from_hex(c->trace + 3, sizeof(w.trace_id), w.trace_id);
         from_hex(c->trace + 36, sizeof(w.span_id), w.span_id);
-        put_request(&w, rr_now_ns());
-        for (unsigned int n = 0; n < t->n; n++) {
-            if (t->events[n].is_span)
-                put_function(&w, &t->events[n].span);
-            else
-                put_handoff(&w, &t->events[n].hop);
-        }
-        if (w.b.failed)
-            free(rr_take(w.b.data));
-        rr_otlp_push(c->loop->gw->otlp, w.b.data, w.b.len, w.n, t->n_dropped);
+        put_request(&w, c, rr_now_ns());
+        put_events(&w, t);
+        push(&w, c->loop->gw->otlp, t);
     }
     rr_trace_free(rr_take(c->spans));
+}
+
+/* --- asynchronous messages ------------------------------------------------------------------- */
+
+struct trace *rr_trace_begin_attempt(const struct job *job)
+{
+    struct gateway *gw = job->app->generation->gw;
+    struct rr_text parent;
+    struct trace *t;
+    size_t len;
+    const uint8_t *meta = rr_outbound_meta(job->in, &len);
+
+    /* what the request before it was given, and so well formed unless the store was changed */
+    if (!gw->otlp || !rr_meta_find(meta, len, "traceparent", &parent) || parent.len != 55 ||
+        !(rr_hex_digit(parent.at[54]) & 1) || !(t = rr_trace_new()))
+        return NULL;
+    memcpy(t->context, parent.at, parent.len);
+    return t;
+}
+
+void rr_trace_end_attempt(struct trace *t, const struct job *job, unsigned int attempt)
+{
+    uint64_t random = rr_now_ns() ^ (uint64_t)(uintptr_t)t, id = rr_random(&random);
+    struct writer w = {.app = job->app, .random = &random, .to_unix_ns = unix_offset()};
+    uint8_t parent[8];
+    char name[600];
+    size_t span;
+
+    if (!t)
+        return;
+    from_hex(t->context + 3, sizeof(w.trace_id), w.trace_id);
+    from_hex(t->context + 36, sizeof(parent), parent);
+    memcpy(w.span_id, &id, sizeof(w.span_id));
+    span = rr_pb_begin(&w.b, RR_OTLP_SPANS);
+    put_ids(&w, w.span_id, parent);
+    snprintf(name, sizeof(name), "attempt %s", job->app->route->path);
+    rr_pb_text(&w.b, SPAN_NAME, name, strlen(name));
+    rr_pb_uint(&w.b, SPAN_KIND, KIND_CONSUMER);
+    put_times(&w, job->start_ns, job->end_ns ? job->end_ns : rr_now_ns());
+    say_text(&w.b, "http.route", job->app->route->path);
+    say_text(&w.b, "roadrunner.workflow", job->app->wf->name);
+    say_number(&w.b, "roadrunner.attempt", attempt);
+    if (job->err)
+        put_status(&w, job->err->text);
+    rr_pb_end(&w.b, span);
+    w.n++;
+    put_events(&w, t);
+    push(&w, job->app->generation->gw->otlp, t);
+    rr_trace_free(t);
 }

@@ -313,7 +313,7 @@ def attributes(thing):
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in thing.attributes}
 
 
-INTERNAL, SERVER = 1, 2
+INTERNAL, SERVER, CONSUMER = 1, 2, 5
 CPU = "process_cpu_seconds_total"
 
 
@@ -777,3 +777,28 @@ def test_events_of_the_sdk(serve, flow):
             CloudEvent({**given, "datacontenttype": "application/octet-stream"}, data)
         )
         assert s.ask("/echo", message.body, headers=message.headers).body == data
+
+
+def test_traces_of_asynchronous_messages(serve, rr):
+    """What was accepted is one span, and each attempt at it another within, with what ran."""
+    path = rr.workflow({"f": "http"}, [edge("input", "f")], "f")
+    document = json.loads(path.read_text())
+    document["delivery"] = {"retry": 2, "backoffPolicy": "linear", "backoffDelay": "PT0.05S"}
+    path.write_text(json.dumps(document))
+    ask = {"Prefer": "respond-async", "traceparent": TRACE + "01"}
+    with Collector() as c, serve(path, "--otlp", c.url) as s:
+        assert s.ask("/trap", b"x", headers=ask).status == 202
+        wait_for(lambda: len(c.of_kind(CONSUMER)) == 3, "all attempts are sent")
+        (root,) = c.of_kind(SERVER)
+        assert attributes(root)["http.response.status_code"] == 202
+        attempts = sorted(c.of_kind(CONSUMER), key=lambda x: attributes(x)["roadrunner.attempt"])
+        for n, span in enumerate(attempts, 1):
+            assert span.trace_id.hex() == TRACE[3:35] and span.parent_span_id == root.span_id
+            assert attributes(span)["roadrunner.attempt"] == n
+            assert span.status.code == 2 and "trap" in span.status.message
+            inner = [x.name for x in c.spans if x.parent_span_id == span.span_id]
+            assert sorted(inner) == ["f", "input -> f"]
+        assert s.ask("/echo", b"x", headers={**ask, "traceparent": TRACE + "00"}).status == 202
+        wait_for(lambda: s.metric("async_succeeded_total") == 1, "it is done")
+        time.sleep(0.2)
+        assert len(c.of_kind(CONSUMER)) == 3
