@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "abi/abi.h"
 #include "base/util.h"
 #include "engine/engine.h"
 #include "init/init.h"
@@ -105,7 +106,7 @@ static int prepare(const char *path)
     struct rlimit cpu = {MAX_COMPILE_S, MAX_COMPILE_S};
 
     setrlimit(RLIMIT_CPU, &cpu); /* it runs outside of the container's cgroup */
-    if (rr_module_prepare(path, &entry, &err) != 0) {
+    if (rr_module_prepare(path, rr_abi_define, &entry, &err) != 0) {
         rr_log(0, "%s", err.text);
         return (int)err.code;
     }

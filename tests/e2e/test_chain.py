@@ -330,7 +330,7 @@ def start_node(chain, text):
     (chain.folder / "b/rootfs/flow.yaml").write_text(text)
     chain.start("b", "upper", annotations={"function": "b", **FLOW})
     line = processes()[chain.state("b")["pid"]]
-    assert line.count("--module-fd") == 2, line  # compiled outside
+    assert re.search("--module-fd [0-9]+ /(upper|slow).wasm", line), line  # compiled outside
 
 
 def make_origin(chain, text):
@@ -367,7 +367,7 @@ def test_a_workflow_delivers_again(chain):
     start_node(chain, text)
     assert entry.stdout.read() == b"x" * MIB
     assert entry.wait(30 * SLOW) == 0, entry.stderr.read()
-    assert "attempt 2" in (chain.folder / "b/log").read_text()
+    assert re.search("attempt [23]", (chain.folder / "b/log").read_text())
 
 
 @pytest.mark.parametrize(
