@@ -175,7 +175,8 @@ static size_t find_modules(const struct rr_bundle *b, const struct rr_oci_chain 
 
 static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
 {
-    enum { WORKER, IMAGE, SECOND, DOMAIN, MODULES, N = MODULES + RR_OCI_MAX_MODULES };
+    enum { WORKER, IMAGE, SECOND, DOMAIN, MODULES };
+    enum { N = MODULES + RR_OCI_MAX_MODULES };
     char *paths[RR_OCI_MAX_MODULES] = {NULL};
     struct rr_oci_fds told = {.paths = paths};
     struct rr_oci_chain chain = {0};
