@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 /* Annotations, as far as an image may have written them. */
 static void chain_of(struct json_object *spec)
 {
+    const struct rr_oci_fds fds = {.second = 5, .domain = 6};
     const struct rr_oci_giver giver = {.containerd = "default"};
     struct rr_oci_chain c = {0};
     char key[RR_OCI_DOMAIN];
@@ -19,9 +20,22 @@ static void chain_of(struct json_object *spec)
     if (rr_oci_domain_key(spec, &giver, key, &err) == 0 && (strchr(key, '/') || key[0] == '.'))
         abort();
     if (rr_oci_chain_read(spec, &c, &err) == 0 && c.any &&
-        rr_oci_chain_rewrite(spec, &c, 5, 6, &err) != 0)
+        rr_oci_chain_rewrite(spec, &c, &fds, &err) != 0)
         abort();
     rr_oci_chain_deinit(&c);
+}
+
+/* The same bytes as a workflow file. */
+static void modules_of(const char *text, size_t len)
+{
+    char *paths[RR_OCI_MAX_MODULES];
+    size_t n = rr_oci_workflow_modules(text, len, "/w/flow.yaml", paths);
+
+    for (size_t k = 0; k < n; k++) {
+        if (paths[k][0] != '/')
+            abort();
+        free(paths[k]);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
@@ -30,6 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct rr_error err = {0};
     const char *text;
 
+    modules_of((const char *)data, len);
     if (rr_bundle_parse((const char *)data, len, &spec, &err) != 0) {
         if (!err.text[0] || spec)
             abort();

@@ -893,7 +893,9 @@ int rr_module_load_image(struct rr_engine *engine, const char *path, int image_f
     return 0;
 }
 
-int rr_module_prepare(const char *path, char **ret_path, struct rr_error *err)
+int rr_module_prepare(const char *path,
+                      int (*define)(struct rr_engine *engine, struct rr_error *err),
+                      char **ret_path, struct rr_error *err)
 {
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL, *image = NULL;
     __attribute__((cleanup(rr_free_cleanup))) char *dir = NULL, *entry = NULL;
@@ -920,6 +922,8 @@ int rr_module_prepare(const char *path, char **ret_path, struct rr_error *err)
                             "there is no cache of compiled modules: %s", strerror(-r));
     if (rr_cache_load(dir, key, &image, &image_len) < 0) {
         r = rr_engine_new(&options, &engine, err);
+        if (r == 0)
+            r = define(engine, err);
         if (r == 0)
             r = rr_module_load(engine, path, &m, err);
         rr_module_free(m);

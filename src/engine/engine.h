@@ -81,11 +81,14 @@ int rr_module_load_image(struct rr_engine *engine, const char *path, int image_f
                          struct rr_module **ret, struct rr_error *err);
 /**
  * rr_module_prepare() - see that the cache has a module's compiled image
+ * @define:   of what modules may import besides WASI: rr_abi_define()
  * @ret_path: out, owned, free(): the entry, for rr_module_load_image()
  *
  * What is there already costs no more than reading it. Return: as rr_module_load().
  */
-int rr_module_prepare(const char *path, char **ret_path, struct rr_error *err);
+int rr_module_prepare(const char *path,
+                      int (*define)(struct rr_engine *engine, struct rr_error *err),
+                      char **ret_path, struct rr_error *err);
 void rr_module_free(struct rr_module *module);
 enum rr_cached rr_module_cached(const struct rr_module *module);
 /* Does it export function @name with @type ("i>I", or NULL for any)? */

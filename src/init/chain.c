@@ -268,11 +268,41 @@ static int run(struct rr_worker *w, struct rr_error *err)
                  : 0;
 }
 
+/* --- compiled modules ------------------------------------------------------------------------ */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat one, two;
+
+    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev &&
+           one.st_ino == two.st_ino;
+}
+
+/* What the runtime made outside, under the names that the workflow has for the modules. */
+static size_t collect_images(const struct rr_init_options *o, const char *path,
+                             const struct rr_workflow *wf,
+                             struct rr_worker_image images[RR_INIT_MAX_MODULES + 2])
+{
+    size_t n = 0;
+
+    if (wf->chain && o->image_fd >= 0)
+        images[n++] = (struct rr_worker_image){path, o->image_fd};
+    if (wf->chain && o->second_fd >= 0)
+        images[n++] = (struct rr_worker_image){o->second, o->second_fd};
+    for (size_t k = 0; k < o->n_modules; k++)
+        for (size_t f = 0; f < wf->n_functions; f++)
+            if (same_file(o->modules[k].path, wf->functions[f].module)) {
+                images[n++] = (struct rr_worker_image){wf->functions[f].module, o->modules[k].fd};
+                break;
+            }
+    return n;
+}
+
 /* --- both ------------------------------------------------------------------------------------ */
 
 int rr_init_chain(const struct rr_init_options *o, const char *path)
 {
-    const int image_fds[2] = {o->image_fd, o->second_fd};
+    struct rr_worker_image images[RR_INIT_MAX_MODULES + 2];
     struct rr_worker_options options = {.kind = o->function ? "function" : "entry",
                                         .log_here = true,
                                         .no_cache = true,
@@ -290,10 +320,8 @@ int rr_init_chain(const struct rr_init_options *o, const char *path)
     if (o->trace)
         rr_log_set_level(2);
     r = load(o, path, *dir ? dir : NULL, &wf, &err);
-    if (r == 0 && wf->chain) {
-        options.image_fds = image_fds;
-        options.n_image_fds = o->second ? 2 : 1;
-    }
+    options.images = images;
+    options.n_images = r == 0 ? collect_images(o, path, wf, images) : 0;
     if (r == 0)
         r = protect(o, wf, &options, &err);
     if (r == 0 && o->function) {

@@ -13,13 +13,20 @@
 #include "base/error.h"
 #include "engine/engine.h"
 
+#define RR_INIT_MAX_MODULES 8
+
 struct rr_init_options {
     int image_fd; /* the module's compiled image, made by the runtime outside; -1: none */
     char **argv;  /* the module's path, and what the guest is given; NULL-terminated */
     /* What annotations say; NULL, -1 or false: nothing. */
     const char *function, *next, *listen, *workflow, *second;
-    int second_fd;  /* the second module's compiled image */
-    int domain_fd;  /* the folder of the trust domain */
+    int second_fd; /* the second module's compiled image */
+    int domain_fd; /* the folder of the trust domain */
+    struct {       /* compiled modules of a workflow */
+        const char *path;
+        int fd;
+    } modules[RR_INIT_MAX_MODULES];
+    size_t n_modules;
     int patience_s; /* 0: the usual */
     bool plain, trace;
 };

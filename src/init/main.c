@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "abi/abi.h"
 #include "base/util.h"
 #include "engine/engine.h"
 #include "init/init.h"
@@ -21,7 +22,8 @@ static int usage(void)
           "       roadrunner-worker --version\n\n"
           "The first process of a Wasm container. roadrunner-oci and the shim start it; `prepare`\n"
           "compiles a module into the node's cache and prints where.\n\n"
-          "Options: descriptors, --image-fd N, --second-fd N, --domain-fd N; and what annotations\n"
+          "Options: descriptors, --image-fd N, --second-fd N, --domain-fd N, --module-fd N=PATH; "
+          "and what annotations\n"
           "say, --function NAME, --next NAME[@ADDRESS], --listen ADDRESS, --workflow FILE,\n"
           "--second MODULE, --patience S, --plain, --trace.\n",
           stderr);
@@ -39,16 +41,34 @@ static bool take_fd(const char *text, int *ret)
     return fcntl(*ret, F_SETFD, FD_CLOEXEC) == 0;
 }
 
+/* NUMBER=PATH */
+static bool take_module(struct rr_init_options *o, char *text)
+{
+    char *equals = strchr(text, '=');
+
+    if (!equals || o->n_modules == RR_INIT_MAX_MODULES)
+        return false;
+    *equals = 0;
+    o->modules[o->n_modules].path = equals + 1;
+    return take_fd(text, &o->modules[o->n_modules++].fd);
+}
+
 /* argv[0] is the mode. */
 static int run(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"image-fd", required_argument, NULL, 'i'},  {"second-fd", required_argument, NULL, 'j'},
-        {"domain-fd", required_argument, NULL, 'd'}, {"function", required_argument, NULL, 'f'},
-        {"next", required_argument, NULL, 'n'},      {"listen", required_argument, NULL, 'l'},
-        {"workflow", required_argument, NULL, 'w'},  {"second", required_argument, NULL, 's'},
-        {"patience", required_argument, NULL, 'q'},  {"plain", no_argument, NULL, 'p'},
-        {"trace", no_argument, NULL, 't'},           {0}};
+    static const struct option options[] = {{"image-fd", required_argument, NULL, 'i'},
+                                            {"second-fd", required_argument, NULL, 'j'},
+                                            {"domain-fd", required_argument, NULL, 'd'},
+                                            {"module-fd", required_argument, NULL, 'm'},
+                                            {"function", required_argument, NULL, 'f'},
+                                            {"next", required_argument, NULL, 'n'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"workflow", required_argument, NULL, 'w'},
+                                            {"second", required_argument, NULL, 's'},
+                                            {"patience", required_argument, NULL, 'q'},
+                                            {"plain", no_argument, NULL, 'p'},
+                                            {"trace", no_argument, NULL, 't'},
+                                            {0}};
     struct rr_init_options o = {.image_fd = -1, .second_fd = -1, .domain_fd = -1};
     bool good = true;
     int c;
@@ -62,6 +82,8 @@ static int run(int argc, char **argv)
             o.plain = true;
         else if (c == 't')
             o.trace = true;
+        else if (c == 'm')
+            good = take_module(&o, optarg);
         else if (c == 'q')
             o.patience_s = (int)strtol(optarg, NULL, 10); /* the runtime has checked it */
         else if (c == 'i' || c == 'j' || c == 'd')
@@ -84,7 +106,7 @@ static int prepare(const char *path)
     struct rlimit cpu = {MAX_COMPILE_S, MAX_COMPILE_S};
 
     setrlimit(RLIMIT_CPU, &cpu); /* it runs outside of the container's cgroup */
-    if (rr_module_prepare(path, &entry, &err) != 0) {
+    if (rr_module_prepare(path, rr_abi_define, &entry, &err) != 0) {
         rr_log(0, "%s", err.text);
         return (int)err.code;
     }

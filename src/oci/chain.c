@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What annotations make of a Wasm container besides a program, and which trust domain it is of. */
 #include <ctype.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -152,6 +153,54 @@ void rr_oci_chain_deinit(struct rr_oci_chain *c)
     *c = (struct rr_oci_chain){0};
 }
 
+/* --- modules of a workflow -------------------------------------------------------------------- */
+
+/* The value after `module:`, without quotes. */
+static char *module_at(const char *text, const char *end, const char *folder, size_t folder_len)
+{
+    const char *last;
+    char *path;
+
+    while (text < end && (*text == ' ' || *text == '\t'))
+        text++;
+    for (last = text; last < end && !strchr(",}\r\n", *last) && last - text < PATH_MAX; last++)
+        ;
+    while (last > text && strchr(" \t\"'", last[-1]))
+        last--;
+    while (text < last && strchr("\"'", *text))
+        text++;
+    if (text == last || memchr(text, 0, (size_t)(last - text)))
+        return NULL;
+    if (*text == '/')
+        return strndup(text, (size_t)(last - text));
+    if (asprintf(&path, "%.*s/%.*s", (int)folder_len, folder, (int)(last - text), text) < 0)
+        return NULL;
+    return path;
+}
+
+size_t rr_oci_workflow_modules(const char *text, size_t len, const char *path,
+                               char *ret[RR_OCI_MAX_MODULES])
+{
+    static const char key[] = "module:";
+    const char *end = text + len, *slash = strrchr(path, '/'), *at = text;
+    size_t n = 0;
+
+    while (n < RR_OCI_MAX_MODULES && (at = memmem(at, (size_t)(end - at), key, strlen(key)))) {
+        char *one;
+
+        at += strlen(key);
+        one = module_at(at, end, path, slash ? (size_t)(slash - path) : 0);
+        for (size_t k = 0; k < n && one; k++)
+            if (strcmp(ret[k], one) == 0) {
+                free(one);
+                one = NULL;
+            }
+        if (one)
+            ret[n++] = one;
+    }
+    return n;
+}
+
 /* --- for the worker -------------------------------------------------------------------------- */
 
 static void add(struct json_object *list, const char *word)
@@ -177,8 +226,20 @@ static void add_number(struct json_object *list, const char *option, int n)
         add_text(list, option, text);
 }
 
-int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c, int second_fd,
-                         int domain_fd, struct rr_error *err)
+static void add_modules(struct json_object *list, const struct rr_oci_fds *fds)
+{
+    for (size_t n = 0; n < fds->n_modules; n++) {
+        char *text;
+
+        if (fds->modules[n] < 0 || asprintf(&text, "%d=%s", fds->modules[n], fds->paths[n]) < 0)
+            continue;
+        add_text(list, "--module-fd", text);
+        free(text);
+    }
+}
+
+int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
+                         const struct rr_oci_fds *fds, struct rr_error *err)
 {
     struct json_object *process = NULL, *args = NULL, *list;
     bool done = false;
@@ -201,8 +262,9 @@ int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
             add_text(list, "--workflow", c->workflow);
             add_text(list, "--second", c->second);
             add_number(list, "--patience", c->patience_s ? (int)c->patience_s : -1);
-            add_number(list, "--second-fd", second_fd);
-            add_number(list, "--domain-fd", domain_fd);
+            add_number(list, "--second-fd", fds->second);
+            add_number(list, "--domain-fd", fds->domain);
+            add_modules(list, fds);
             if (c->plain)
                 add(list, "--plain");
             if (c->trace)

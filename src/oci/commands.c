@@ -151,28 +151,63 @@ static int make_gateway(const struct call *c, const struct rr_bundle *b, bool *r
     return r;
 }
 
+/* Those of the workflow that the container runs or serves. */
+static size_t find_modules(const struct rr_bundle *b, const struct rr_oci_chain *chain,
+                           char *ret[RR_OCI_MAX_MODULES])
+{
+    const char *file = chain->workflow;
+    __attribute__((cleanup(rr_free_cleanup))) char *text = NULL;
+    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
+    size_t len = 0;
+    ssize_t n = 1;
+
+    if (!file && rr_is_workflow_name(program_of(b->spec)))
+        file = program_of(b->spec);
+    if (file)
+        fd = rr_rootfs_find(b->rootfs, b->spec, file, cwd_of(b->spec));
+    text = fd < 0 ? NULL : malloc(RR_OCI_MAX_WORKFLOW);
+    while (text && n > 0 && len < RR_OCI_MAX_WORKFLOW) {
+        n = read(fd, text + len, RR_OCI_MAX_WORKFLOW - len);
+        len += n > 0 ? (size_t)n : 0;
+    }
+    return text ? rr_oci_workflow_modules(text, len, file, ret) : 0;
+}
+
 static int make_wasm(struct call *c, struct rr_bundle *b, struct rr_error *err)
 {
-    enum { WORKER, IMAGE, SECOND, DOMAIN, N };
-    int fds[N] = {-1, -1, -1, -1}, at[N];
+    enum { WORKER, IMAGE, SECOND, DOMAIN, MODULES };
+    enum { N = MODULES + RR_OCI_MAX_MODULES };
+    char *paths[RR_OCI_MAX_MODULES] = {NULL};
+    struct rr_oci_fds told = {.paths = paths};
     struct rr_oci_chain chain = {0};
-    int r = rr_oci_chain_read(b->spec, &chain, err);
+    int fds[N], at[N], r = rr_oci_chain_read(b->spec, &chain, err);
 
+    for (size_t n = 0; n < N; n++)
+        fds[n] = -1;
     if (r == 0 && chain.any)
         r = join_domain(c, b, &fds[DOMAIN], err);
     if (r == 0) {
         fds[IMAGE] = image_of(b, program_of(b->spec));
         fds[SECOND] = image_of(b, chain.second);
+        told.n_modules = find_modules(b, &chain, paths);
+        for (size_t n = 0; n < told.n_modules; n++)
+            fds[MODULES + n] = image_of(b, paths[n]);
         r = rr_worker_open(&fds[WORKER], err);
     }
     if (r == 0)
         r = pass_fds(c, fds, N, at, err);
     if (r == 0)
         r = rr_bundle_rewrite(b->spec, at[WORKER], at[IMAGE], err);
-    if (r == 0 && chain.any)
-        r = rr_oci_chain_rewrite(b->spec, &chain, at[SECOND], at[DOMAIN], err);
+    if (r == 0 && chain.any) {
+        told.second = at[SECOND];
+        told.domain = at[DOMAIN];
+        memcpy(told.modules, &at[MODULES], sizeof(told.modules));
+        r = rr_oci_chain_rewrite(b->spec, &chain, &told, err);
+    }
     if (r && chain.any)
         rr_domain_leave(b->path);
+    for (size_t n = 0; n < told.n_modules; n++)
+        free(paths[n]);
     rr_oci_chain_deinit(&chain);
     return r;
 }

@@ -76,9 +76,21 @@ struct rr_oci_giver {
 int rr_oci_chain_read(const struct json_object *spec, struct rr_oci_chain *ret,
                       struct rr_error *err);
 void rr_oci_chain_deinit(struct rr_oci_chain *c);
-/* Tell the worker: after rr_bundle_rewrite(). Descriptors: -1: none. */
-int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c, int second_fd,
-                         int domain_fd, struct rr_error *err);
+/* Modules that a workflow file @path of the container names, as far as one sees at a glance: their
+ * compiled images are made outside. @ret: owned paths in the container. Returns how many. */
+#define RR_OCI_MAX_MODULES 8
+#define RR_OCI_MAX_WORKFLOW (1u << 20)
+size_t rr_oci_workflow_modules(const char *text, size_t len, const char *path,
+                               char *ret[RR_OCI_MAX_MODULES]);
+/* Numbers of descriptors in the container; -1: none. */
+struct rr_oci_fds {
+    int second, domain, modules[RR_OCI_MAX_MODULES];
+    char *const *paths; /* of the modules */
+    size_t n_modules;
+};
+/* Tell the worker: after rr_bundle_rewrite(). */
+int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
+                         const struct rr_oci_fds *fds, struct rr_error *err);
 
 #define RR_OCI_DOMAIN 200
 /* Does an ordinary container ask for the folder of its trust domain? RR_E_INVALID. */

@@ -142,8 +142,8 @@ struct rr_worker {
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only, log_here;
-    const int *image_fds;
-    size_t n_image_fds;
+    const struct rr_worker_image *images;
+    size_t n_images;
     struct rr_status *status; /* NULL: not told; of @share */
 };
 

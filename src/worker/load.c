@@ -138,11 +138,20 @@ static int check_fit(const struct rr_worker *w, const struct fn *f, struct rr_er
     return 0;
 }
 
+/* -1: none. */
+static int image_of(const struct rr_worker *w, const char *module)
+{
+    for (size_t n = 0; n < w->n_images; n++)
+        if (strcmp(w->images[n].module, module) == 0)
+            return w->images[n].fd;
+    return -1;
+}
+
 static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
 {
     struct fn *f = &w->fns[n];
     struct rr_error why = {0};
-    int r;
+    int image, r;
 
     if (w->share) {
         f->module = w->share->fns[n].module;
@@ -157,8 +166,9 @@ static int load_module(struct rr_worker *w, size_t n, struct rr_error *err)
             memcpy(f->why, w->fns[k].why, sizeof(f->why));
             return 0;
         }
-    if (n < w->n_image_fds)
-        r = rr_module_load_image(w->engine, f->spec->module, w->image_fds[n], &f->module, &why);
+    image = image_of(w, f->spec->module);
+    if (image >= 0)
+        r = rr_module_load_image(w->engine, f->spec->module, image, &f->module, &why);
     else
         r = rr_module_load(w->engine, f->spec->module, &f->module, &why);
     if (r == 0)
@@ -250,8 +260,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->plain = options->plain;
     w->network_only = options->network_only;
     w->log_here = options->share ? options->share->log_here : options->log_here;
-    w->image_fds = options->image_fds;
-    w->n_image_fds = options->n_image_fds;
+    w->images = options->images;
+    w->n_images = options->n_images;
     w->input = (struct port){.name = "input", .callee = -1};
     w->ready_first = w->ready_last = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));

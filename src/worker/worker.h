@@ -83,10 +83,13 @@ struct rr_worker_options {
     const struct rr_net_tls *tls; /* NULL: none, which @plain must allow, but for Unix sockets */
     bool plain;
     bool network_only; /* also between nodes that are on one machine */
-    /* Of the first functions that live here, for a process without a cache: see
-     * rr_module_load_image(). */
-    const int *image_fds;
-    size_t n_image_fds;
+    /* For a process without a cache, see rr_module_load_image(): compiled modules, by the path that
+     * the workflow has. */
+    const struct rr_worker_image {
+        const char *module;
+        int fd;
+    } *images;
+    size_t n_images;
     bool log_here;    /* a node: what functions log goes to our stderr, too, not to origins alone */
     const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };

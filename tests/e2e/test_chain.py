@@ -329,6 +329,8 @@ def start_node(chain, text):
     make_bundle(chain.folder / "b", ["/x"], ["upper", "slow"])
     (chain.folder / "b/rootfs/flow.yaml").write_text(text)
     chain.start("b", "upper", annotations={"function": "b", **FLOW})
+    line = processes()[chain.state("b")["pid"]]
+    assert re.search("--module-fd [0-9]+ /(upper|slow).wasm", line), line  # compiled outside
 
 
 def make_origin(chain, text):
@@ -365,7 +367,7 @@ def test_a_workflow_delivers_again(chain):
     start_node(chain, text)
     assert entry.stdout.read() == b"x" * MIB
     assert entry.wait(30 * SLOW) == 0, entry.stderr.read()
-    assert "attempt 2" in (chain.folder / "b/log").read_text()
+    assert re.search("attempt [23]", (chain.folder / "b/log").read_text())
 
 
 @pytest.mark.parametrize(
@@ -650,7 +652,7 @@ def photo_workflow(path, address):
     path.write_text(json.dumps(document))
 
 
-def test_the_photo_pipeline_over_two_nodes(rr, photo, two_nodes, namespaces, tmp_path):
+def test_the_photo_pipeline_over_two_nodes(photo, two_nodes, namespaces, tmp_path):
     photo_workflow(tmp_path / "flow.yaml", f"{namespaces.net}.2:7400")
     mount = f"type=bind,src={tmp_path}/flow.yaml,dst=/flow.yaml,options=rbind:ro"
     common = ["--net-host", "--mount", mount]
@@ -667,7 +669,7 @@ def test_the_photo_pipeline_over_two_nodes(rr, photo, two_nodes, namespaces, tmp
         options=[*common, *options(trace="true", **flow)],
     )
     assert done.returncode == 0, (done.stderr, log.read_text())
-    assert rr("run", PHOTO / "workflow.yaml", photo, "-o", tmp_path / "one").status == 0
+    subprocess.run([os.environ["RR_PHOTO_NATIVE"], photo, tmp_path / "one"], check=True)
     assert done.stdout == (tmp_path / "one").read_bytes()
     hops = re.findall(r"(\w+) -> (\w+): (\w+), \w+, (\d+) bytes, (\d+)", done.stderr.decode())
     channels = {(h[0], h[1]): h[2] for h in hops}
