@@ -461,7 +461,11 @@ def test_chain_on_one_node(k):
     assert all(h[4] == 0 for h in kinds), kinds
 
     listed = cluster_ps(k.cluster.nodes[0])
-    ours = {w["functions"][0]["name"]: w for w in listed if w["domain"] == f"k8s.{k.name}"}
+    ours = {
+        w["functions"][0]["name"]: w
+        for w in listed
+        if w["functions"] and w["domain"] == f"k8s.{k.name}"
+    }
     assert {"one", "two"} <= set(ours), listed
     for name in ("one", "two"):
         channels = ours[name]["channels"]
