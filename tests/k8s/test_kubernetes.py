@@ -434,8 +434,8 @@ def entry(k, node, target, data, tls=False, **annotations):
 
 
 def hops(log):
-    told = "\n".join(line for line in log.splitlines() if line.startswith("roadrunner: "))
-    found = re.findall(r"(\w+) -> (\w+): (\w+), \w+, (\d+) bytes, (\d+) copied", told)
+    """What is traced, which may lie within a long line of the output."""
+    found = re.findall(r"roadrunner: (\w+) -> (\w+): (\w+), \w+, (\d+) bytes, (\d+) copied", log)
     return [(a, b, kind, int(n), int(copied)) for a, b, kind, n, copied in found]
 
 
@@ -450,14 +450,21 @@ def test_chain_on_one_node(k):
     k.apply(gateway(k, "one", 1))
     for name in ("one", "two", "serve"):
         k("rollout", "status", f"deployment/{name}", "--timeout=60s")
+    assert ask(k, b"first") == b"in=FIRST\n"
+    time.sleep(
+        2
+    )  # what is sent before the two have found out that they are near goes by the socket
     data = os.urandom(3000).hex().encode() * 1000
     assert ask(k, data) == b"in=" + data.upper() + b"\n"
     status, log = entry(k, 1, "one", LARGE)
-    assert status == 0 and "in=" + LARGE.decode().upper() in log, log[:2000]
+    came = "in=" + LARGE.decode().upper() in re.sub("roadrunner: .*\n", "", log)
+    assert status == 0 and came, (status, log[:2000])
     kinds = hops(log)
-    assert [h[:3] for h in kinds][1:] == [("entry", "one", "kernel"), ("one", "two", "kernel")], (
-        kinds
-    )
+    assert {h[:3] for h in kinds} == {
+        ("input", "entry", "user"),
+        ("entry", "one", "kernel"),
+        ("one", "two", "kernel"),
+    }, kinds
     assert all(h[4] == 0 for h in kinds), kinds
 
     listed = cluster_ps(k.cluster.nodes[0])
@@ -469,9 +476,9 @@ def test_chain_on_one_node(k):
     assert {"one", "two"} <= set(ours), listed
     for name in ("one", "two"):
         channels = ours[name]["channels"]
-        assert {c["channel"] for c in channels} == {"kernel"}
-        assert sum(c["payload_bytes"] for c in channels) > len(data)
-        assert sum(c["copied_bytes"] for c in channels) < 10_000  # the small one
+        kernel = [c for c in channels if c["channel"] == "kernel"]
+        assert sum(c["payload_bytes"] for c in kernel) >= len(data), channels
+        assert sum(c["copied_bytes"] for c in kernel) < 10_000, channels  # the small ones
 
     k("rollout", "restart", "deployment/two")  # and again, with another worker
     k("rollout", "status", "deployment/two", "--timeout=60s")
@@ -497,10 +504,11 @@ def test_chain_over_two_nodes(k):
     assert ask(k, data) == b"in=" + data.upper() + b"\n"
     status, log = entry(k, 1, "one", LARGE, tls=True)
     assert status == 0, log[:2000]
-    assert [h[:3] for h in hops(log)][1:] == [
+    assert {h[:3] for h in hops(log)} == {
+        ("input", "entry", "user"),
         ("entry", "one", "kernel"),
         ("one", "two", "network"),
-    ], log
+    }, hops(log)
 
 
 def test_another_namespace_is_out_of_reach(k, cluster):
