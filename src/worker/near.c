@@ -19,6 +19,7 @@
 #include "worker/nodes.h"
 
 #define PREFIX "roadrunner."
+#define MAX_TRIES 16 /* to make a folder */
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 
 struct near {
@@ -86,7 +87,7 @@ static int listen_all(struct remote *rm)
 }
 
 /* What processes that were killed have left: nobody holds its lock. One that is just being made may
- * go as well; its maker then stays with the network. */
+ * go as well; its maker then makes another. */
 static void sweep(const char *base)
 {
     DIR *d = opendir(base);
@@ -111,21 +112,36 @@ static void sweep(const char *base)
         closedir(d);
 }
 
+/* Somebody who sweeps may hold the lock of a folder that was just made, or have removed it. */
+static bool lock(int fd)
+{
+    struct stat st;
+
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return false;
+    errno = ENOENT;
+    return fstat(fd, &st) == 0 && st.st_nlink > 0;
+}
+
 /* A folder of our own, with its lock. */
 static int make_dir(struct near *near, char dir[96])
 {
-    int r;
+    int r = 0;
 
-    snprintf(dir, 96, "%s/" PREFIX "XXXXXX", rr_runtime_dir());
-    if (!mkdtemp(dir))
-        return -errno;
-    near->lock_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (near->lock_fd >= 0 && flock(near->lock_fd, LOCK_EX | LOCK_NB) == 0)
-        return 0;
-    r = -errno;
-    if (near->lock_fd >= 0)
-        close(near->lock_fd);
-    rmdir(dir);
+    for (int n = 0; n < MAX_TRIES; n++) {
+        snprintf(dir, 96, "%s/" PREFIX "XXXXXX", rr_runtime_dir());
+        if (!mkdtemp(dir))
+            return -errno;
+        near->lock_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (near->lock_fd >= 0 && lock(near->lock_fd))
+            return 0;
+        r = -errno;
+        if (near->lock_fd >= 0)
+            close(near->lock_fd);
+        rmdir(dir);
+        if (r != -ENOENT && r != -EWOULDBLOCK)
+            break;
+    }
     return r;
 }
 
