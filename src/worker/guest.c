@@ -403,8 +403,12 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
     int r, status = 0;
 
     rr_error_clear(&err);
-    memcpy(name, "call:", 5);
-    memcpy(name + 5, fn, strnlen(fn, RR_ABI_MAX_PORT) + 1);
+    memcpy(name, "call:", sizeof("call:"));
+    for (size_t n = 0; n <= RR_ABI_MAX_PORT; n++) { /* printf takes 100 ns for it */
+        name[5 + n] = fn[n];
+        if (!fn[n])
+            break;
+    }
     r = get_port(i, "message_call", name, true, &port);
     if (r)
         return r;

@@ -108,19 +108,20 @@ static bool is_status(const char *name)
 static void sweep(const char *dir)
 {
     DIR *d = opendir(dir);
+    int dir_fd = d ? dirfd(d) : -1;
     const struct dirent *e;
     int left = MAX_ENTRIES;
 
-    while (d && left-- > 0 && (e = readdir(d))) {
+    while (d && dir_fd >= 0 && left-- > 0 && (e = readdir(d))) {
         struct stat st;
         int fd;
 
-        if (!is_status(e->d_name) || fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+        if (!is_status(e->d_name) || fstatat(dir_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
             st.st_uid != geteuid())
             continue;
-        fd = connect_to(dirfd(d), e->d_name);
+        fd = connect_to(dir_fd, e->d_name);
         if (fd == -ECONNREFUSED)
-            unlinkat(dirfd(d), e->d_name, 0);
+            unlinkat(dir_fd, e->d_name, 0);
         else if (fd >= 0)
             close(fd);
     }
@@ -320,9 +321,13 @@ static void take_text(char *to, const char *from, size_t size)
 {
     size_t n = 0;
 
-    for (; n + 1 < size && from[n]; n++)
-        to[n] =
-            from[n] > ' ' && from[n] < 0x7f && from[n] != '"' && from[n] != '\\' ? from[n] : '?';
+    for (; n + 1 < size && from[n]; n++) {
+        bool good = from[n] > ' ' && from[n] < 0x7f && from[n] != '"' && from[n] != '\\';
+
+        to[n] = '?';
+        if (good)
+            to[n] = from[n];
+    }
     to[n] = 0;
 }
 
@@ -394,6 +399,7 @@ static int read_all(int fd, uint8_t *to, size_t room, uint64_t until_ns, size_t 
 
     for (;;) {
         ssize_t n = read(fd, to + len, room - len);
+        int why = n < 0 ? errno : 0;
         uint64_t now = rr_now_ns();
         struct pollfd p = {.fd = fd, .events = POLLIN};
 
@@ -403,8 +409,8 @@ static int read_all(int fd, uint8_t *to, size_t room, uint64_t until_ns, size_t 
         }
         if (n > 0)
             len += (size_t)n;
-        else if (errno != EAGAIN && errno != EINTR)
-            return -errno;
+        else if (why != EAGAIN && why != EINTR)
+            return -why;
         if (len == room)
             return -EFBIG;
         if (now >= until_ns)
