@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
@@ -48,7 +49,8 @@ struct mode {
     void (*open)(struct link *l);
     void (*send)(struct link *l, unsigned int round);
     void (*receive)(struct link *l, unsigned int round);
-    bool spin; /* a ping-pong that polls */
+    bool spin;  /* a ping-pong that polls */
+    bool apart; /* the two on different CPUs, if there are two */
 };
 
 /* -- signals between the two -------------------------------------------------------------- */
@@ -208,20 +210,40 @@ static void receive_memory(struct link *l, unsigned int round)
 /* -- rounds ------------------------------------------------------------------------------- */
 
 static const struct mode modes[] = {
-    {"socket", open_socket, send_stream, receive_stream, false},
-    {"pipe", open_pipe, send_stream, receive_stream, false},
-    {"vmsplice", open_pipe, send_vmsplice, receive_stream, false},
-    {"shm-memcpy", open_memory, send_memory, receive_memory, false},
-    {"futex", NULL, NULL, NULL, false},
-    {"futex-spin", NULL, NULL, NULL, true},
+    {"socket", open_socket, send_stream, receive_stream, false, false},
+    {"pipe", open_pipe, send_stream, receive_stream, false, false},
+    {"vmsplice", open_pipe, send_vmsplice, receive_stream, false, false},
+    {"shm-memcpy", open_memory, send_memory, receive_memory, false, false},
+    {"futex", NULL, NULL, NULL, false, false},
+    {"futex-apart", NULL, NULL, NULL, false, true},
+    {"futex-spin", NULL, NULL, NULL, true, false},
 };
 
 /* Stays until the last round was measured: freeing its memory takes time, too. */
+/* To the first or the last of the CPUs that we may use. */
+static void stay_at(bool last)
+{
+    cpu_set_t may, one;
+
+    CPU_ZERO(&one);
+    if (sched_getaffinity(0, sizeof(may), &may) < 0)
+        measure_die("sched_getaffinity: %s", strerror(errno));
+    for (size_t n = 0; n < CPU_SETSIZE && (last || CPU_COUNT(&one) == 0); n++)
+        if (CPU_ISSET(n, &may)) {
+            CPU_ZERO(&one);
+            CPU_SET(n, &one);
+        }
+    if (sched_setaffinity(0, sizeof(one), &one) < 0)
+        measure_die("sched_setaffinity: %s", strerror(errno));
+}
+
 static void sender(const struct measure *m, void *data)
 {
     struct link *l = data;
     struct shared *s = l->shared;
 
+    if (l->mode->apart)
+        stay_at(false);
     if (l->size_bytes)
         l->buffer = populated(l->size_bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     for (unsigned int round = 1; round <= m->repeat + 1; round++) {
@@ -259,6 +281,8 @@ static void receiver(const struct measure *m, void *data)
 {
     struct link *l = data;
 
+    if (l->mode->apart)
+        stay_at(true);
     if (l->size_bytes)
         l->buffer = populated(l->size_bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     one_round(l, 1);
@@ -277,8 +301,8 @@ static const struct mode *find_mode(const char *name)
 
 int main(int argc, char **argv)
 {
-    static const char usage[] = "bench-peers socket|pipe|vmsplice|shm-memcpy|futex|futex-spin "
-                                "[--size BYTES] [--repeat N]; the last two ignore the size";
+    static const char usage[] = "bench-peers socket|pipe|vmsplice|shm-memcpy|futex|futex-apart|"
+                                "futex-spin [--size BYTES] [--repeat N]; futex* ignore the size";
     struct link l = {.receive_fd = -1, .send_fd = -1};
     struct measure m;
     pid_t ends[2];
