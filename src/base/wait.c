@@ -60,7 +60,7 @@ struct futex_waitv rr_wait_word(_Atomic uint32_t *word, uint32_t value)
 bool rr_wait(const struct futex_waitv *words, size_t n, int epoll_fd, uint64_t until_ns)
 {
     struct timespec t = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
-    struct futex_waitv all[FUTEX_WAITV_MAX];
+    struct futex_waitv all[RR_WAIT_WORDS + 1];
     struct epoll_event e;
     bool ready;
 

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RR_WAIT_WORDS (FUTEX_WAITV_MAX - 1)
+#define RR_WAIT_WORDS 32 /* of 127; each takes 50 ns */
 
 /* Make this thread one that may rr_wait(). False: it cannot here (Linux before 5.16, or a filter of
  * calls), and nothing has changed. */

@@ -9,11 +9,11 @@
  * loads what the other has said, all four sequentially consistent:
  *
  *      consumer, before it sleeps        producer, after a record
- *        sleeps = 1                        tail = new
- *        load tail: still empty? sleep     load sleeps: 1? ring the doorbell
+ *        sleeps = 1 or 2                   tail = new
+ *        load tail: still empty? sleep     load sleeps: not 0? wake it
  *
  * These operations have one order that both agree on. If the producer's load missed
- * the 1, then it comes before `sleeps = 1`, so `tail = new` comes before the load of
+ * it, then it comes before the store to `sleeps`, so `tail = new` comes before the load of
  * the tail, and the consumer does not sleep. The same with head and `waits` for a
  * producer that waits for room. A commit itself is a plain release store, so that a
  * batch pays for one barrier: rr_ring_must_wake() stores the tail once more. (A

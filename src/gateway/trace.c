@@ -118,24 +118,15 @@ void rr_pb_uint(struct rr_pb *b, unsigned int field, uint64_t v)
     put_varint(b, v);
 }
 
-static void put_fixed64(struct rr_pb *b, unsigned int field, uint64_t v)
+/* @bytes: 8 or 4 */
+static void put_fixed(struct rr_pb *b, unsigned int field, uint64_t v, size_t bytes)
 {
-    uint8_t bytes[8];
+    uint8_t le[8];
 
-    for (int n = 0; n < 8; n++)
-        bytes[n] = (uint8_t)(v >> 8 * n);
-    put_tag(b, field, WIRE_FIXED64);
-    rr_pb_raw(b, bytes, sizeof(bytes));
-}
-
-static void put_fixed32(struct rr_pb *b, unsigned int field, uint32_t v)
-{
-    uint8_t bytes[4];
-
-    for (int n = 0; n < 4; n++)
-        bytes[n] = (uint8_t)(v >> 8 * n);
-    put_tag(b, field, WIRE_FIXED32);
-    rr_pb_raw(b, bytes, sizeof(bytes));
+    for (size_t n = 0; n < bytes; n++)
+        le[n] = (uint8_t)(v >> 8 * n);
+    put_tag(b, field, bytes == 8 ? WIRE_FIXED64 : WIRE_FIXED32);
+    rr_pb_raw(b, le, bytes);
 }
 
 static void put_bytes(struct rr_pb *b, unsigned int field, const void *data, size_t len)
@@ -261,8 +252,8 @@ static void put_ids(struct writer *w, const uint8_t *id, const uint8_t *parent)
 
 static void put_times(struct writer *w, uint64_t begin_ns, uint64_t end_ns)
 {
-    put_fixed64(&w->b, SPAN_START, begin_ns + w->to_unix_ns);
-    put_fixed64(&w->b, SPAN_END, (end_ns > begin_ns ? end_ns : begin_ns) + w->to_unix_ns);
+    put_fixed(&w->b, SPAN_START, begin_ns + w->to_unix_ns, 8);
+    put_fixed(&w->b, SPAN_END, (end_ns > begin_ns ? end_ns : begin_ns) + w->to_unix_ns, 8);
 }
 
 /* A span within the request's. */
@@ -381,7 +372,7 @@ static void put_request(struct writer *w, const struct conn *c, uint64_t end_ns)
         put_status(w, "the client went away");
     else if (c->status >= 500)
         put_status(w, c->job.err ? c->job.err->text : rr_http_reason(c->status));
-    put_fixed32(&w->b, SPAN_FLAGS, FLAG_SAMPLED | FLAG_REMOTE_KNOWN | (remote ? FLAG_REMOTE : 0));
+    put_fixed(&w->b, SPAN_FLAGS, FLAG_SAMPLED | FLAG_REMOTE_KNOWN | (remote ? FLAG_REMOTE : 0), 4);
     rr_pb_end(&w->b, span);
     w->n++;
 }

@@ -404,11 +404,7 @@ static int op_call(struct rr_guest *g, const char *fn, uint32_t addr, uint64_t l
 
     rr_error_clear(&err);
     memcpy(name, "call:", sizeof("call:"));
-    for (size_t n = 0; n <= RR_ABI_MAX_PORT; n++) { /* printf takes 100 ns for it */
-        name[5 + n] = fn[n];
-        if (!fn[n])
-            break;
-    }
+    memcpy(name + strlen("call:"), fn, strlen(fn) + 1); /* printf takes 100 ns for it */
     r = get_port(i, "message_call", name, true, &port);
     if (r)
         return r;

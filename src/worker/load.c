@@ -276,6 +276,8 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         w->status = w->share        ? w->share->status
                     : options->kind ? rr_status_new(wf, options->kind)
                                     : NULL;
+    if (w->share)
+        rr_status_share(w->status);
     if (r) {
         rr_worker_free(w);
         return r;

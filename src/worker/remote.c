@@ -826,7 +826,7 @@ static bool something_came(struct remote *rm)
 static bool announce(struct rr_link *link, struct futex_waitv *words, size_t *n)
 {
     struct futex_waitv word = {0};
-    bool quiet = rr_link_sleep(link, words && *n < RR_SLEEP_WORDS ? &word : NULL);
+    bool quiet = rr_link_sleep(link, words && *n < RR_WAIT_WORDS ? &word : NULL);
 
     if (word.uaddr)
         words[(*n)++] = word;
@@ -864,16 +864,13 @@ bool rr_remote_spin(struct remote *rm)
     do {
         if (now - rm->looked_ns > LOOK_NS)
             return true; /* at the sockets, and come back */
-        for (int k = 0; k < 8; k++) {
+        for (int k = 0; k < RR_POLLS; k++) {
             if (something_came(rm)) {
                 rm->spin_ns = rr_min(rm->spin_max_ns, 2 * rm->spin_ns + 1000);
                 return true;
             }
-            if (rm->nodes) { /* it was a system call: time enough has passed */
-                if (k == RR_POLLS)
-                    break;
+            if (rm->nodes) /* it was a system call: time enough has passed */
                 continue;
-            }
             if (now - begin < EAGER_NS)
                 rr_cpu_pause();
             else
@@ -895,7 +892,7 @@ void rr_remote_sleep(struct remote *rm, uint64_t deadline_ns)
 void rr_remote_doze(struct remote *rm, uint64_t deadline_ns)
 {
     bool waits = rm->waits && !rm->nodes && pthread_equal(rm->thread, pthread_self());
-    struct futex_waitv words[RR_SLEEP_WORDS];
+    struct futex_waitv words[RR_WAIT_WORDS];
     struct epoll_event events[16];
     uint64_t now;
     int timeout = -1;

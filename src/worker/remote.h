@@ -18,7 +18,7 @@
 #include "channel/link.h"
 #include "worker/internal.h"
 
-#define RR_POLLS 4        /* of the network, between looks at the clock */
+#define RR_POLLS 8        /* between looks at the clock */
 #define RR_MAX_LINKS 4096 /* into one process */
 
 /* A sender that waits for an ack: link 0 is none. */
@@ -134,9 +134,8 @@ int rr_remote_send_to_nodes(struct rr_worker *w, struct message *m, const int *e
 /* Take in what has come, without waiting; @messages: or only what is done with. Returns the number
  * of messages; -1 with @err when something came that ends the run. */
 int rr_remote_pump(struct remote *rm, bool messages, struct rr_error *err);
-/* Tell all who send over links to wake us; false when one was faster. @words: out: RR_SLEEP_WORDS
+/* Tell all who send over links to wake us; false when one was faster. @words: out: RR_WAIT_WORDS
  * at most, for rr_wait(); NULL: by our sockets. */
-#define RR_SLEEP_WORDS 32 /* each takes 50 ns; further links wake us by their sockets */
 bool rr_remote_announce(struct remote *rm, struct futex_waitv *words, size_t *ret_n);
 void rr_remote_awake(struct remote *rm);
 /* Has something come over one of them? */

@@ -53,6 +53,7 @@ struct rr_status {
     int fd;
     pid_t pid; /* whose the socket is: children leave it alone; 0: nobody's yet */
     atomic_bool opened;
+    bool several; /* threads count */
     pthread_t thread;
     size_t bytes;
     struct head *head; /* shared with children */
@@ -284,10 +285,20 @@ void rr_status_free(struct rr_status *s)
     free(s);
 }
 
-static void add(_Atomic uint64_t *to, uint64_t n)
+void rr_status_share(struct rr_status *s)
 {
-    if (n)
+    if (s)
+        s->several = true;
+}
+
+/* Each counter is of one function's process: with one thread there, nobody else writes to it. */
+static void add(const struct rr_status *s, _Atomic uint64_t *to, uint64_t n)
+{
+    if (s->several)
         atomic_fetch_add_explicit(to, n, memory_order_relaxed);
+    else
+        atomic_store_explicit(to, atomic_load_explicit(to, memory_order_relaxed) + n,
+                              memory_order_relaxed);
 }
 
 void rr_status_hop(struct rr_status *s, int edge, enum rr_channel channel, uint64_t bytes,
@@ -295,23 +306,23 @@ void rr_status_hop(struct rr_status *s, int edge, enum rr_channel channel, uint6
 {
     if (!s)
         return;
-    add(&s->edges[edge].by[channel].messages, 1);
-    add(&s->edges[edge].by[channel].bytes, bytes);
-    add(&s->edges[edge].by[channel].copied_bytes, copied_bytes);
+    add(s, &s->edges[edge].by[channel].messages, 1);
+    add(s, &s->edges[edge].by[channel].bytes, bytes);
+    add(s, &s->edges[edge].by[channel].copied_bytes, copied_bytes);
 }
 
 void rr_status_begin(struct rr_status *s, int function)
 {
     if (s)
-        add(&s->functions[function].running, 1);
+        add(s, &s->functions[function].running, 1);
 }
 
 void rr_status_end(struct rr_status *s, int function)
 {
     if (!s)
         return;
-    add(&s->functions[function].runs, 1);
-    atomic_fetch_sub_explicit(&s->functions[function].running, 1, memory_order_relaxed);
+    add(s, &s->functions[function].runs, 1);
+    add(s, &s->functions[function].running, UINT64_MAX); /* less one */
 }
 
 /* --- looking --------------------------------------------------------------------------------- */

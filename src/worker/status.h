@@ -51,6 +51,8 @@ struct rr_status *rr_status_new(const struct rr_workflow *wf, const char *kind);
 /* Begin to tell them, at a socket in rr_runtime_dir(): once there is nothing to fork any more,
  * since it takes a thread. Only the first time does something. Any thread. NULL: nothing. */
 void rr_status_open(struct rr_status *s);
+/* Before further threads count in it. */
+void rr_status_share(struct rr_status *s);
 void rr_status_free(struct rr_status *s); /* removes the socket */
 
 /* NULL: nothing is told. Any thread, and children that fork() made. */

@@ -230,24 +230,49 @@ static void live_until_fenced(const struct guest *g)
     assert_true(l->fenced);
 }
 
+static const char a, b; /* owners */
+static const uint64_t places[] = {
+    1,
+    4096,
+    70000,
+    INITIAL - 1,
+    RR_WINDOW_BASE + 1,
+    RR_WINDOW_BASE + 4999,
+    RR_WINDOW_BASE + 8192,
+    RR_WINDOW_BASE + 64 * RR_MIB,
+    RR_WINDOW_BASE + 64 * RR_MIB + 4999,
+    RR_WINDOW_END - 1,
+};
+
+/* None sees anything of another's. */
+static void live_many_lives(void)
+{
+    unsigned int seed = 1, n_fenced = 0;
+    struct guest guest;
+
+    for (int n = 0; n < 3000; n++) {
+        size_t n_pages = 0;
+
+        guest = (struct guest){.owner = rand_r(&seed) % 16 ? &a : &b};
+        for (size_t k = 0; k < RR_ARRAY_LEN(places) && n_pages < 4; k++)
+            if (rand_r(&seed) % (n % 1000 < 500 ? 200 : 5) == 0 || k == 1)
+                guest.pages[n_pages++] = places[k];
+        if (rand_r(&seed) % 8)
+            guest.message = RR_WINDOW_BASE + 64 * RR_MIB * (rand_r(&seed) % 50 == 0);
+        if (guest.message) /* it writes there already */
+            for (size_t k = 1; k < 4; k++)
+                guest.pages[k] = guest.pages[k] >= RR_WINDOW_BASE ? 0 : guest.pages[k];
+        guest.maps = !guest.pages[1] && rand_r(&seed) % 100 == 0;
+        guest.grow = rand_r(&seed) % 100 ? 0 : 65536;
+        n_fenced += (unsigned int)live(&guest, places, RR_ARRAY_LEN(places))->fenced;
+    }
+    assert_true(n_fenced > 100);
+}
+
 static void test_fence(void **state)
 {
-    static const char a, b;
-    static const uint64_t places[] = {
-        1,
-        4096,
-        70000,
-        INITIAL - 1,
-        RR_WINDOW_BASE + 1,
-        RR_WINDOW_BASE + 4999,
-        RR_WINDOW_BASE + 8192,
-        RR_WINDOW_BASE + 64 * RR_MIB,
-        RR_WINDOW_BASE + 64 * RR_MIB + 4999,
-        RR_WINDOW_END - 1,
-    };
     struct guest usual = {.owner = &a, .pages = {4096, 70000}, .message = RR_WINDOW_BASE};
-    struct guest odd = usual, other = {.owner = &b, .pages = {1, INITIAL - 1}}, guest;
-    unsigned int seed = 1, n_fenced = 0;
+    struct guest odd = usual, other = {.owner = &b, .pages = {1, INITIAL - 1}};
     struct rr_linear *l;
 
     (void)state;
@@ -313,23 +338,7 @@ static void test_fence(void **state)
     assert_ptr_equal(l->owner, &b);
     live(&usual, places, RR_ARRAY_LEN(places));
 
-    for (int n = 0; n < 3000; n++) {
-        size_t n_pages = 0;
-
-        guest = (struct guest){.owner = rand_r(&seed) % 16 ? &a : &b};
-        for (size_t k = 0; k < RR_ARRAY_LEN(places) && n_pages < 4; k++)
-            if (rand_r(&seed) % (n % 1000 < 500 ? 200 : 5) == 0 || k == 1)
-                guest.pages[n_pages++] = places[k];
-        if (rand_r(&seed) % 8)
-            guest.message = RR_WINDOW_BASE + 64 * RR_MIB * (rand_r(&seed) % 50 == 0);
-        if (guest.message) /* it writes there already */
-            for (size_t k = 1; k < 4; k++)
-                guest.pages[k] = guest.pages[k] >= RR_WINDOW_BASE ? 0 : guest.pages[k];
-        guest.maps = !guest.pages[1] && rand_r(&seed) % 100 == 0;
-        guest.grow = rand_r(&seed) % 100 ? 0 : 65536;
-        n_fenced += (unsigned int)live(&guest, places, RR_ARRAY_LEN(places))->fenced;
-    }
-    assert_true(n_fenced > 100);
+    live_many_lives();
     close(memory_fd);
 }
 
