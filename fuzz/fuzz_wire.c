@@ -61,7 +61,7 @@ static void message_frame(const uint8_t *data, size_t len)
     check(n > 0 && n + (p.data ? p.len : 0) == len);
     again = malloc(n);
     check(again);
-    rr_wire_put_data(again, &p, p.seq);
+    rr_wire_put_data(again, n, &p, p.seq);
     check(memcmp(again, data, n) == 0);
     free(again);
 }
@@ -231,7 +231,7 @@ static void send_message(struct fuzz *f, uint32_t v)
     size_t n = rr_wire_data_bytes(&p);
     uint64_t word;
 
-    rr_wire_put_data(bytes, &p, bulk || acked ? (uint64_t)(v >> 8 & 3) << 16 | (v >> 10 & 7) : 0);
+    rr_wire_put_data(bytes, n, &p, bulk || acked ? (uint64_t)(v >> 8 & 3) << 16 | (v >> 10 & 7) : 0);
     if (v >> 13 & 1) {
         take(f, &word, 1 + (v >> 14 & 7));
         memcpy(bytes + (v >> 17) % (n - 8), &word, sizeof(word));

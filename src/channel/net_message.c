@@ -862,7 +862,7 @@ static int send_bulk(struct rr_net_peer *peer, const struct rr_net_packet *p, st
     if (!m->head)
         return -ENOMEM;
     m->head_bytes = bytes;
-    rr_wire_put_data(m->head, p, m->seq);
+    rr_wire_put_data(m->head, bytes, p, m->seq);
     m->len = p->len;
     m->offset = p->offset;
     m->fd = p->data ? -1 : rr_region_fd(p->region);
@@ -888,7 +888,7 @@ static int send_inline(struct rr_net_peer *peer, const struct rr_net_packet *p, 
     head->start = head->end = 0;
     if (!bytes_room(head, bytes))
         return -ENOMEM;
-    rr_wire_put_data(head->data, p, seq);
+    rr_wire_put_data(head->data, bytes, p, seq);
     n = owed_pieces(peer, &o, v);
     v[n++] = (struct iovec){head->data, bytes};
     if (p->len)

@@ -338,12 +338,11 @@ size_t rr_wire_data_bytes(const struct rr_net_packet *p)
     return bytes + p->meta_len;
 }
 
-void rr_wire_put_data(uint8_t *to, const struct rr_net_packet *p, uint64_t seq)
+void rr_wire_put_data(uint8_t *to, size_t bytes, const struct rr_net_packet *p, uint64_t seq)
 {
-    size_t bytes = rr_wire_data_bytes(p) - RR_WIRE_HEADER;
     bool bulk = p->len > RR_WIRE_INLINE;
 
-    rr_wire_put_header(to, (uint32_t)(bytes + (bulk ? 0 : p->len)), RR_WIRE_DATA,
+    rr_wire_put_header(to, (uint32_t)(bytes - RR_WIRE_HEADER + (bulk ? 0 : p->len)), RR_WIRE_DATA,
                        (uint8_t)((bulk ? RR_WIRE_BULK : 0) | (p->fixed ? RR_WIRE_FIXED : 0)), seq);
     to = put_bytes(to + RR_WIRE_HEADER, p->session, sizeof(p->session));
     to = put64(to, p->run);

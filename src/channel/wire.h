@@ -119,8 +119,8 @@ struct rr_net_packet {
 /* Bytes that rr_wire_put_data() writes: header, head, targets and metadata; 0: a limit is passed.
  */
 size_t rr_wire_data_bytes(const struct rr_net_packet *p);
-/* All of a DATA frame but an inline payload. @to has room for rr_wire_data_bytes(). */
-void rr_wire_put_data(uint8_t *to, const struct rr_net_packet *p, uint64_t seq);
+/* All of a DATA frame but an inline payload. @to has room for @bytes: rr_wire_data_bytes(). */
+void rr_wire_put_data(uint8_t *to, size_t bytes, const struct rr_net_packet *p, uint64_t seq);
 /* A header alone. */
 void rr_wire_put_header(uint8_t to[RR_WIRE_HEADER], uint32_t len, enum rr_wire_type type,
                         uint8_t flags, uint64_t seq);

@@ -172,7 +172,7 @@ int rr_instance_fail(struct rr_instance *inst, enum rr_code code, const char *hi
 
 int rr_instance_fault(const struct rr_instance *inst, struct rr_error *err)
 {
-    if (err)
+    if (err && inst->fault.code) /* it is large */
         *err = inst->fault;
     return (int)inst->fault.code;
 }

@@ -262,29 +262,40 @@ static int too_deep(struct rr_error *err)
                         "calls are nested more than %d deep", RR_MAX_CALL_DEPTH);
 }
 
-int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
-                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
-                    struct rr_error *err)
+/* One that has run: what is left of it. */
+struct ran {
+    struct instance *i;
+    struct rr_span span;
+};
+
+/* Until the handler has returned, and what it owed is paid. @ret: also of one that failed; without
+ * an instance it has not begun. */
+static int run_handler(struct rr_worker *w, int fn, struct message **inputs, int caller,
+                       uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
+                       struct ran *ret, struct rr_error *err)
 {
     struct fn *f = &w->fns[fn];
-    struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
-    struct instance *i = NULL;
+    struct rr_span *span = &ret->span;
     struct debt *before;
+    struct instance *i;
     uint64_t run_deadline_ns;
     int r;
 
+    *ret = (struct ran){.span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1}};
     for (size_t n = 0; n < f->n_inlets; n++)
         deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
     run_deadline_ns = deadline_ns;
     deadline_ns =
-        sooner(deadline_ns, f->spec->deadline_ns ? span.begin_ns + f->spec->deadline_ns : 0);
-    r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
-                                      : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
+        sooner(deadline_ns, f->spec->deadline_ns ? span->begin_ns + f->spec->deadline_ns : 0);
+    r = w->depth == RR_MAX_CALL_DEPTH
+            ? too_deep(err)
+            : rr_instance_take(w, fn, deadline_ns, &ret->i, &span->fresh, err);
     if (r) {
         for (size_t n = 0; n < f->n_inlets; n++)
             rr_message_free(inputs[n]);
         return name_function(w, fn, err);
     }
+    i = ret->i;
     i->deadline_ns = deadline_ns;
     i->run_deadline_ns = run_deadline_ns;
     i->caller = caller;
@@ -292,23 +303,43 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     if (w->observer.begin)
         w->observer.begin(w->observer.user, fn);
     rr_status_begin(w->status, fn);
-    rr_remote_pulse(w, span.begin_ns);
+    rr_remote_pulse(w, span->begin_ns);
     before = rr_delivery_enter(w, inputs, f->n_inlets);
-    r = handle(w, i, inputs, ret_status, &span, err);
+    r = handle(w, i, inputs, ret_status, span, err);
     rr_delivery_leave(w, before);
     rr_remote_pulse(w, 0);
-    rr_status_end(w->status, fn);
     w->depth--;
     if (r == 0 && ret_reply)
         *ret_reply = rr_take(i->reply);
-    span.heap_bytes = rr_instance_heap_bytes(i->guest.inst);
-    rr_message_free(rr_take(i->reply)); /* of a call that failed */
-    rr_instance_give(i, r == 0);
-    if (!span.start_ns) /* it failed before its handler ran */
-        span.start_ns = span.end_ns;
+    return r;
+}
+
+/* @r: how the handler returned. */
+static int run_end(struct rr_worker *w, int fn, struct ran *ran, int r, struct rr_error *err)
+{
+    struct rr_span *span = &ran->span;
+
+    if (!ran->i)
+        return r;
+    rr_status_end(w->status, fn);
+    span->heap_bytes = rr_instance_heap_bytes(ran->i->guest.inst);
+    rr_message_free(rr_take(ran->i->reply)); /* of a call that failed */
+    rr_instance_give(ran->i, r == 0);
+    if (!span->start_ns) /* it failed before its handler ran */
+        span->start_ns = span->end_ns;
     if (w->observer.span)
-        w->observer.span(w->observer.user, &span);
+        w->observer.span(w->observer.user, span);
     return r ? name_function(w, fn, err) : 0;
+}
+
+int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
+                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
+                    struct rr_error *err)
+{
+    struct ran ran;
+    int r = run_handler(w, fn, inputs, caller, deadline_ns, ret_status, ret_reply, &ran, err);
+
+    return run_end(w, fn, &ran, r, err);
 }
 
 /* --- input ----------------------------------------------------------------------------------- */
@@ -433,27 +464,41 @@ static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_
 
 /* --- a run ----------------------------------------------------------------------------------- */
 
-/* A request from another process: its answer goes back over the edge after the request's. */
-static int serve_call(struct rr_worker *w, int fn, struct message **inputs, struct rr_error *err)
+/* @reply: NULL: it failed, and only its status goes back. */
+static int send_reply(struct rr_worker *w, struct message *reply, int edge, int status,
+                      struct rr_error *err)
 {
-    int edge = inputs[0]->edge, status = 0, r;
-    struct message *reply = NULL;
-
-    r = rr_function_run(w, fn, inputs, w->wf->edges[edge].from, 0, &status, &reply, err);
-    if (r)
-        return r;
-    if (!reply) /* it failed: only its status goes back */
+    if (!reply)
         reply = rr_message_new();
     if (reply && !reply->small && !reply->region) {
         reply->small = rr_small_new(1);
-        reply->window = w->wf->edges[edge + 1].window;
-        reply->slot_bytes = w->wf->edges[edge + 1].slot_bytes;
+        reply->window = w->wf->edges[edge].window;
+        reply->slot_bytes = w->wf->edges[edge].slot_bytes;
     }
     if (!reply || (!reply->small && !reply->region)) {
         rr_message_free(reply);
         return rr_error_no_memory(err);
     }
-    return rr_remote_send(w, reply, edge + 1, status, err);
+    return rr_remote_send(w, reply, edge, status, err);
+}
+
+/* A request from another process: its answer goes back over the edge after the request's. */
+static int serve_call(struct rr_worker *w, int fn, struct message **inputs, struct rr_error *err)
+{
+    int edge = inputs[0]->edge, status = 0, sent = 0, r;
+    struct message *reply = NULL;
+    struct rr_error why;
+    struct ran ran;
+
+    r = run_handler(w, fn, inputs, w->wf->edges[edge].from, 0, &status, &reply, &ran, err);
+    if (r == 0) /* before all else: it is waited for */
+        sent = send_reply(w, reply, edge + 1, status, &why);
+    r = run_end(w, fn, &ran, r, err);
+    if (r == 0 && sent) {
+        *err = why;
+        r = sent;
+    }
+    return r;
 }
 
 int rr_run_ready(struct rr_worker *w, struct rr_error *err)
@@ -461,11 +506,11 @@ int rr_run_ready(struct rr_worker *w, struct rr_error *err)
     while (w->ready_first >= 0) {
         int fn = w->ready_first, status = 0, r;
         struct fn *f = &w->fns[fn];
-        struct message **inputs;
+        struct message *few[8], **inputs;
 
         if (rr_worker_cancelled(w))
             return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
-        inputs = calloc(f->n_inlets, sizeof(struct message *));
+        inputs = f->n_inlets <= RR_ARRAY_LEN(few) ? few : calloc(f->n_inlets, sizeof(few[0]));
         if (!inputs)
             return rr_error_no_memory(err);
         w->ready_first = f->next_ready;
@@ -478,7 +523,8 @@ int rr_run_ready(struct rr_worker *w, struct rr_error *err)
             r = serve_call(w, fn, inputs, err);
         else
             r = rr_function_run(w, fn, inputs, -1, 0, &status, NULL, err);
-        free(inputs);
+        if (inputs != few)
+            free(inputs);
         if (r)
             return r;
     }

@@ -42,7 +42,7 @@ static size_t put(uint8_t *to, const struct rr_net_packet *p, uint64_t seq)
     size_t n = rr_wire_data_bytes(p);
 
     assert_true(n > 0);
-    rr_wire_put_data(to, p, seq);
+    rr_wire_put_data(to, n, p, seq);
     if (p->data && p->len <= RR_WIRE_INLINE) {
         memcpy(to + n, p->data, p->len);
         n += p->len;
