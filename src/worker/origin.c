@@ -107,21 +107,53 @@ static bool hopeless(const struct remote *rm)
     return false;
 }
 
+/* Once more round, for something that is not there yet. */
+static int look_once(struct remote *rm, bool (*there)(const struct remote *rm),
+                     struct rr_error *err)
+{
+    if (rr_remote_pump(rm, false, err) < 0)
+        return (int)err->code;
+    if (rr_worker_cancelled(rm->w))
+        return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+    if (!there(rm))
+        rr_remote_sleep(rm, rr_now_ns() + 20000000);
+    return 0;
+}
+
+static bool all_answered(const struct remote *rm)
+{
+    uint64_t activity = 0;
+    bool idle = true;
+
+    return rr_nodes_answered(rm, &idle, &activity);
+}
+
+/* A message over a link overtakes the word, over the network, of who else is near: that has been
+ * heard when the question behind it is answered. */
+static int await_introductions(struct remote *rm, struct rr_error *err)
+{
+    uint64_t give_up = rr_now_ns() + NEAR_NS;
+    int r = 0;
+
+    rm->introduced = false;
+    rm->question++;
+    rr_nodes_ask(rm, rm->question);
+    while (r == 0 && !all_answered(rm) && rr_now_ns() < give_up && rr_nodes_ready(rm))
+        r = look_once(rm, all_answered, err);
+    return r;
+}
+
 static int await_nodes(struct remote *rm, struct rr_error *err)
 {
     uint64_t give_up = rr_now_ns() + READY_NS;
+    int r = 0;
 
-    while (!rr_nodes_ready(rm)) {
-        if (rr_remote_pump(rm, false, err) < 0)
-            return (int)err->code;
-        if (rr_worker_cancelled(rm->w))
-            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+    while (r == 0 && !rr_nodes_ready(rm)) {
         if (rr_now_ns() > give_up || hopeless(rm))
             return rr_nodes_check(rm, 0, err);
-        if (!rr_nodes_ready(rm))
-            rr_remote_sleep(rm, rr_now_ns() + 20000000);
+        r = look_once(rm, rr_nodes_ready, err);
     }
-    return 0;
+    return r == 0 && rm->introduced ? await_introductions(rm, err) : r;
 }
 
 int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
@@ -291,8 +323,10 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         break;
     case NODE_LINK:
         s->near = false;
-        if (!rm->w->network_only && rr_near_found(rm, node, w->text))
+        if (!rm->w->network_only && rr_near_found(rm, node, w->text)) {
             rr_nodes_introduce(rm, node);
+            rm->introduced = true;
+        }
         break;
     case NODE_ASK:
     case NODE_RUN:

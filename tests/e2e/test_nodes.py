@@ -374,6 +374,19 @@ def test_near_nodes_do_without_the_network(rr, nodes, size):
     assert not list(rr.sockets.glob("roadrunner.*")), "folders of sockets are left"
 
 
+def test_near_nodes_know_each_other_before_the_first_message(rr, nodes):
+    """The word, over the network, of who is near is not overtaken by a message over a link."""
+    functions = {"u": at_b(), "v": {"module": "echo", "node": "d"}}
+    edges = [edge("input", "u", "64MiB"), edge("u", "v", "64MiB")]
+    where = {name: f"127.0.0.1:{free_port()}" for name in "bd"}
+    path = flow(rr, functions, edges, "v", nodes=where)
+    for name in where:
+        nodes(rr, path, name)
+    for _ in range(20):
+        r = rr("run", path, "--plain", "--json", stdin=b"x")
+        assert [h["channel"] for h in r.report["hops"]] == ["kernel"] * 2, r.report["hops"]
+
+
 def test_near_nodes_sleep_and_wake(rr, nodes):
     """No polling at either end: links wake who sleeps."""
     path = chain(rr, f"127.0.0.1:{free_port()}", "slow", env={"MS": "20"})
