@@ -24,7 +24,7 @@
 #define READ_BUDGET (4u << 20) /* bytes before the next connection has its turn */
 #define WRITE_BUDGET (4u << 20)
 #define KEEP_BYTES (64u << 10) /* a larger buffer is freed when it is empty */
-#define LOW_WATER (256 << 10)
+#define LOW_WATER (1 << 20)
 #define TLS_PIECE (64u << 10)
 #define MAX_DROPS 64 /* reads of what a peer sent that is hung up on */
 
@@ -143,6 +143,7 @@ void conn_close(struct conn *c)
     SSL_free(c->ssl);
     c->ssl = NULL;
     bytes_free(&c->cipher);
+    bytes_free(&c->ahead);
     bytes_free(&c->out);
     bytes_free(&c->between);
     c->queue = c->queue_last = NULL;
