@@ -891,10 +891,10 @@ static void end(void *data)
 
     if (all->first)
         return; /* a container came in between */
-    if (rr_events_idle(all->events) || tries++ > 40)
+    if (rr_events_idle(all->events) || tries++ > 400)
         rr_loop_stop(all->loop);
     else
-        rr_loop_after(all->loop, 50, end, all);
+        rr_loop_after(all->loop, 5, end, all);
 }
 
 static void do_shutdown(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
@@ -902,7 +902,7 @@ static void do_shutdown(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
     (void)m;
     reply_empty(rpc);
     if (!all->first)
-        rr_loop_after(all->loop, 1, end, all);
+        rr_loop_after(all->loop, 0, end, all);
 }
 
 static void do_checkpoint(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)

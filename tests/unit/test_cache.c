@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/cache.h"
 #include "base/util.h"
-#include "engine/cache.h"
 
 static char dir[64];
 
@@ -33,7 +33,7 @@ static int teardown(void **state)
 
 static void key_of(const char *text, uint8_t key[RR_DIGEST_BYTES])
 {
-    assert_int_equal(rr_digest(text, strlen(text), NULL, 0, key), 0);
+    rr_digest(text, strlen(text), NULL, 0, key);
 }
 
 static void entry_path(char path[512])
@@ -58,7 +58,7 @@ static void test_digest(void **state)
     (void)state;
     key_of("abc", one);
     assert_memory_equal(one, abc, sizeof(abc));
-    assert_int_equal(rr_digest("a", 1, "bc", 2, two), 0);
+    rr_digest("a", 1, "bc", 2, two);
     assert_memory_equal(one, two, sizeof(one));
 }
 
