@@ -315,6 +315,7 @@ static int start(struct options *o)
     if (pid > 0)
         return print_address(o, address);
     setsid();
+    rr_cgroup_announce();
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_NAME, "roadrunner-shim");

@@ -102,6 +102,8 @@ struct rr_cgroup {
 /* Of a process, while it lives. */
 void rr_cgroup_find(struct rr_cgroup *c, pid_t pid);
 void rr_cgroup_free(struct rr_cgroup *c);
+/* A container will be made soon. */
+void rr_cgroup_announce(void);
 /* @ret: owned value, free(); false: there are no figures. */
 bool rr_cgroup_stats(const struct rr_cgroup *c, Rr__Pb__Any *ret);
 /* Call @fn when the kernel kills for want of memory. */
