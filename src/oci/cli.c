@@ -132,7 +132,8 @@ static int run(struct call *c)
     return call_exec(c); /* the runtime's business */
 }
 
-/* They find a container by what the runtime keeps of it, and touch no cgroup that is not its own. */
+/* They find a container by what the runtime keeps of it, and touch no cgroup that is not its own.
+ */
 static bool needs_no_view(const char *command)
 {
     static const char *const names[] = {"start", "state", "kill", "delete", "list", "ps"};

@@ -106,7 +106,8 @@ int rr_runtime_find(const char *root, const char *id, bool view, char *ret, size
         !find_program("runc", ret, size))
         return rr_error_set(err, RR_E_NOINPUT, "install crun or runc, or set ROADRUNNER_RUNTIME",
                             "found neither crun nor runc");
-    if (view && is_crun(ret) && !suit_crun() && !wanted && !made && !find_program("runc", ret, size))
+    if (view && is_crun(ret) && !suit_crun() && !wanted && !made &&
+        !find_program("runc", ret, size))
         find_program("crun", ret, size); /* it says itself what it lacks */
     return 0;
 }

@@ -315,7 +315,6 @@ static int start(struct options *o)
     if (pid > 0)
         return print_address(o, address);
     setsid();
-    rr_cgroup_announce();
     signal(SIGPIPE, SIG_IGN);
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     prctl(PR_SET_NAME, "roadrunner-shim");
@@ -441,6 +440,7 @@ int main(int argc, char **argv)
     if (o.action && strcmp(o.action, "delete") == 0)
         return delete (&o);
     if (o.action && strcmp(o.action, "start") == 0) {
+        rr_cgroup_announce();
         read_bootstrap(&o);
         return start(&o);
     }
