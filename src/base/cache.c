@@ -41,7 +41,7 @@ void rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,
 /* Of all that is still to come from @fd, which must be @len bytes. */
 static int digest_fd(int fd, uint64_t len, uint8_t ret[RR_DIGEST_BYTES])
 {
-    static uint8_t piece[256u << 10];
+    uint8_t piece[64u << 10];
     SHA256_CTX c;
     ssize_t n;
 
