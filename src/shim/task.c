@@ -108,7 +108,7 @@ static bool start_job(struct rr_job *job, struct pending *d,
     if (r == 0)
         return true;
     d->proc->busy = false;
-    rr_rpc_fail(d->rpc, RR_STATUS_INTERNAL, "cannot run roadrunner-oci: %s", strerror(-r));
+    rr_rpc_fail(d->rpc, RR_STATUS_INTERNAL, "cannot start a process for it: %s", strerror(-r));
     return false;
 }
 
