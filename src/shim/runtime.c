@@ -33,6 +33,26 @@ static void put_env(const char *name, const char *value)
         setenv(name, value, 1);
 }
 
+/*
+ * A shim lives as long as its pod, and may find that other programs have been installed since. What
+ * fits the worker that lies there now is then not its own code, but what lies beside that.
+ */
+static void become_newer(const char **argv)
+{
+    static const char gone[] = " (deleted)", name[] = "/roadrunner-oci";
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof(name));
+    size_t len = n < 0 ? 0 : (size_t)n;
+    char *slash;
+
+    path[len] = 0;
+    if (len < sizeof(gone) || strcmp(path + len - (sizeof(gone) - 1), gone) != 0)
+        return;
+    slash = strrchr(path, '/');
+    memcpy(slash ? slash : path, name, sizeof(name));
+    execv(path, (char **)(uintptr_t)argv);
+}
+
 /* The child's: does not return. */
 static void become(const struct rr_job *job, const char *log, int bundle_fd)
 {
@@ -58,6 +78,7 @@ static void become(const struct rr_job *job, const char *log, int bundle_fd)
     close_range(3, ~0u, 0); /* a deletion waits for the runtime, and would keep our sockets */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
+    become_newer(argv);
     n = rr_oci_cli(n, (char **)(uintptr_t)argv);
     fflush(stdout);
     _exit(n);
