@@ -18,6 +18,7 @@
 #define ROOT "/sys/fs/cgroup"
 #define MAX_PIDS 65536
 #define MAX_DEPTH 16
+#define ANNOUNCED_NS 10000000u /* how long an announcement holds, at least */
 
 /* --- which ----------------------------------------------------------------------------------- */
 
@@ -101,10 +102,15 @@ void rr_cgroup_free(struct rr_cgroup *c)
  */
 void rr_cgroup_announce(void)
 {
+    static uint64_t last_ns;
+    uint64_t now = rr_now_ns();
     struct rr_cgroup c;
     char path[4096];
     int fd;
 
+    if (last_ns && now - last_ns < ANNOUNCED_NS)
+        return;
+    last_ns = now;
     if (fork() != 0)
         return;
     close_range(0, ~0u, 0);

@@ -309,6 +309,7 @@ static void do_create(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
         rr_rpc_fail(rpc, RR_STATUS_UNIMPLEMENTED, "checkpoints are not restored");
         return;
     }
+    rr_cgroup_announce();
     t = new_task(all, q);
     rootfs = t ? rootfs_of(t) : NULL;
     if (!t || !rootfs) {
