@@ -16,8 +16,8 @@
 #include <wasm.h>
 #include <wasmtime.h>
 
+#include "base/cache.h"
 #include "base/util.h"
-#include "engine/cache.h"
 #include "engine/linear.h"
 
 #define MAX_MODULE (256 * RR_MIB)
@@ -379,7 +379,7 @@ bool rr_engine_cancelled(const struct rr_engine *engine)
 
 const char *rr_engine_version(void)
 {
-    return "wasmtime " WASMTIME_VERSION;
+    return RR_ENGINE_VERSION;
 }
 
 static wasm_functype_t *parse_type(const char *text)
@@ -779,13 +779,13 @@ static int compile(struct rr_module *m, const uint8_t *data, size_t len, struct 
                       "the module does not compile: ");
 }
 
-static int key_of(const uint8_t *data, size_t len, const uint8_t platform[RR_DIGEST_BYTES],
-                  uint8_t key[RR_DIGEST_BYTES])
+static void key_of(const uint8_t *data, size_t len, const uint8_t platform[RR_DIGEST_BYTES],
+                   uint8_t key[RR_DIGEST_BYTES])
 {
     uint8_t digest[RR_DIGEST_BYTES];
-    int r = rr_digest(data, len, NULL, 0, digest);
 
-    return r ? r : rr_digest(digest, sizeof(digest), platform, RR_DIGEST_BYTES, key);
+    rr_digest(data, len, NULL, 0, digest);
+    rr_cache_key(digest, platform, key);
 }
 
 /* From the image at @image_fd, or, when that is negative, from the cache. */
@@ -828,8 +828,9 @@ static int from_cache_or_compile(struct rr_module *m, const uint8_t *data, size_
     uint8_t key[RR_DIGEST_BYTES];
     int r;
 
-    if ((image_fd < 0 && !m->engine->cache_dir) || key_of(data, len, m->engine->platform, key) < 0)
+    if (image_fd < 0 && !m->engine->cache_dir)
         return compile(m, data, len, err);
+    key_of(data, len, m->engine->platform, key);
     r = load_compiled(m, key, image_fd);
     m->cached = r == 0 ? RR_CACHE_HIT : r == -ENOENT ? RR_CACHE_MISS : RR_CACHE_REBUILT;
     if (r == 0)
@@ -910,11 +911,9 @@ int rr_module_prepare(const char *path,
         r = check_wasm(path, data, len, err);
     if (r)
         return r;
+    rr_cache_platform(rr_engine_version(), platform);
+    key_of(data, len, platform, key);
     r = rr_cache_dir(&dir);
-    if (r == 0)
-        r = rr_cache_platform(rr_engine_version(), platform);
-    if (r == 0)
-        r = key_of(data, len, platform, key);
     if (r == 0)
         r = rr_cache_path(dir, key, &entry);
     if (r < 0)

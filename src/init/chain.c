@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Containers that hand messages on: what docs/kubernetes.md calls functions and entries. */
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,6 +314,8 @@ int rr_init_chain(const struct rr_init_options *o, const char *path)
     static char dir[32]; /* kept */
     int r;
 
+    /* Its configuration is the image's, and can name code to load. */
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
     if (o->domain_fd >= 0) {
         snprintf(dir, sizeof(dir), "/proc/self/fd/%d", o->domain_fd);
         rr_runtime_dir_set(dir);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,8 +127,16 @@ void call_set(struct call *c, const char *name, const char *short_name, const ch
 int call_exec(struct call *c)
 {
     struct rr_error err = {0};
+    int fd;
 
     c->argv[0] = c->runtime;
+    fd = rr_runtime_open(c->runtime);
+    if (fd >= 0) {
+        setenv(RR_RUNTIME_CLONED, "1", 1);
+        execveat(fd, "", c->argv, environ, AT_EMPTY_PATH);
+        unsetenv(RR_RUNTIME_CLONED); /* a script, it may be */
+        close(fd);
+    }
     execv(c->runtime, c->argv);
     rr_error_set(&err, RR_E_SYSTEM, "is it a program of this machine?", "cannot run %s: %s",
                  c->runtime, strerror(errno));
@@ -160,27 +167,33 @@ static char *read_output(int fd)
     return text;
 }
 
+static void become_runtime(struct call *c, int output, bool quiet)
+{
+    int null = quiet ? open("/dev/null", O_WRONLY | O_CLOEXEC) : -1;
+
+    if (output >= 0)
+        dup2(output, STDOUT_FILENO);
+    if (null >= 0)
+        dup2(null, STDERR_FILENO);
+    _exit(call_exec(c));
+}
+
 int call_run(struct call *c, char **ret, bool quiet)
 {
     __attribute__((cleanup(rr_close_cleanup))) int read_fd = -1;
-    posix_spawn_file_actions_t actions;
-    int pipe_fd[2], status = -1, r;
+    int pipe_fd[2] = {-1, -1}, status = -1;
     char *text = NULL;
     pid_t pid;
 
-    if (pipe2(pipe_fd, O_CLOEXEC) < 0)
+    if (ret && pipe2(pipe_fd, O_CLOEXEC) < 0)
         return -1;
     read_fd = pipe_fd[0];
-    c->argv[0] = c->runtime;
-    posix_spawn_file_actions_init(&actions);
-    if (ret)
-        posix_spawn_file_actions_adddup2(&actions, pipe_fd[1], 1);
-    if (quiet)
-        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-    r = posix_spawn(&pid, c->runtime, &actions, NULL, c->argv, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    close(pipe_fd[1]);
-    if (r)
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0)
+        become_runtime(c, pipe_fd[1], quiet);
+    rr_close_cleanup(&pipe_fd[1]);
+    if (pid < 0)
         return -1;
     if (ret)
         text = read_output(read_fd);

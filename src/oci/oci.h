@@ -18,6 +18,11 @@
     ".roadrunner" /* folder in a bundle: the bundle that the runtime is given \
                    */
 
+/* --- the command line (cli.c) ---------------------------------------------------------------- */
+
+/* All of `roadrunner-oci`, which the shim also calls in children of its own; they end with it. */
+int rr_oci_cli(int argc, char **argv);
+
 /* --- a bundle (bundle.c) --------------------------------------------------------------------- */
 
 struct rr_bundle {
@@ -128,9 +133,14 @@ bool rr_is_module_file(int fd);
 /* --- the runtime and the worker (runtime.c) -------------------------------------------------- */
 
 /* Path of crun or runc: $ROADRUNNER_RUNTIME, or what made the container @id below @root (NULL:
- * a new one), or what is there. Where crun could not live with the machine's cgroups, this process
- * gets a mount namespace in which it can. */
-int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err);
+ * a new one), or what is there. Where crun could not make one (@view) with the machine's cgroups,
+ * this process gets a mount namespace in which it can. */
+int rr_runtime_find(const char *root, const char *id, bool view, char *ret, size_t size,
+                    struct rr_error *err);
+/* A descriptor of it through which nobody can write to it, and which spares it a copy of itself:
+ * to be executed with RR_RUNTIME_CLONED=1 in its environment. -1: it is to be run by its path. */
+#define RR_RUNTIME_CLONED "_LIBCONTAINER_CLONED_BINARY"
+int rr_runtime_open(const char *path);
 /* A descriptor of roadrunner-worker, through which its file cannot be written. */
 int rr_worker_open(int *ret_fd, struct rr_error *err);
 /* The compiled image of a module, from the node's cache, or made for it. -1: none; the worker then

@@ -18,10 +18,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cache.h"
 #include "base/util.h"
 #include "oci/oci.h"
 
 #define MAX_WORKER (256 * RR_MIB)
+#define MAX_MODULE (256 * RR_MIB) /* as the engine has it */
 #define NODE_CACHE "/var/cache/roadrunner"
 
 extern char **environ;
@@ -90,7 +92,8 @@ static const char *maker(const char *root, const char *id)
     return NULL;
 }
 
-int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err)
+int rr_runtime_find(const char *root, const char *id, bool view, char *ret, size_t size,
+                    struct rr_error *err)
 {
     const char *wanted = getenv("ROADRUNNER_RUNTIME"), *made = maker(root, id);
 
@@ -103,9 +106,41 @@ int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, st
         !find_program("runc", ret, size))
         return rr_error_set(err, RR_E_NOINPUT, "install crun or runc, or set ROADRUNNER_RUNTIME",
                             "found neither crun nor runc");
-    if (is_crun(ret) && !suit_crun() && !wanted && !made && !find_program("runc", ret, size))
+    if (view && is_crun(ret) && !suit_crun() && !wanted && !made &&
+        !find_program("runc", ret, size))
         find_program("crun", ret, size); /* it says itself what it lacks */
     return 0;
+}
+
+/* --- files that containers can reach through /proc ------------------------------------------- */
+
+/* A mount of its own, read-only, that no folder shows. -errno. */
+static int read_only_mount(const char *path)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
+    int r, tree = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+    if (tree < 0)
+        return -errno;
+    if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0) {
+        r = -errno;
+        close(tree);
+        return r;
+    }
+    return tree;
+}
+
+/*
+ * crun makes sure that no container can write to its file, and starts over from a mount like this
+ * one if it has to make it itself: half of the time that its short commands take. It looks whether
+ * the mount is read-only, whatever the environment says. Only for our shim: a user's own
+ * may be under rules that go by a program's path.
+ */
+int rr_runtime_open(const char *path)
+{
+    int fd = is_crun(path) && getenv("ROADRUNNER_CONTAINERD") ? read_only_mount(path) : -1;
+
+    return fd < 0 ? -1 : fd;
 }
 
 /* --- the worker ------------------------------------------------------------------------------ */
@@ -130,17 +165,14 @@ static int worker_path(char *ret, size_t size, struct rr_error *err)
                         "cannot run %s: %s", ret, strerror(errno));
 }
 
-/* A mount of its own, read-only, that no folder shows. -errno. */
 static int open_read_only(const char *path)
 {
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};
-    __attribute__((cleanup(rr_close_cleanup))) int tree = -1;
+    __attribute__((cleanup(rr_close_cleanup))) int tree = read_only_mount(path);
     char link[64];
     int fd;
 
-    tree = (int)syscall(SYS_open_tree, AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-    if (tree < 0 || syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof(attr)) < 0)
-        return -errno;
+    if (tree < 0)
+        return tree;
     snprintf(link, sizeof(link), "/proc/self/fd/%d", tree);
     fd = open(link, O_RDONLY | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
@@ -241,9 +273,13 @@ int rr_worker_image(int module_fd)
 {
     char worker[PATH_MAX], entry[PATH_MAX];
     struct rr_error err;
+    int fd;
 
     if (geteuid() == 0) /* a daemon has no home */
         setenv("ROADRUNNER_CACHE_DIR", NODE_CACHE, 0);
+    fd = rr_cache_open(module_fd, MAX_MODULE, RR_ENGINE_VERSION);
+    if (fd >= 0)
+        return fd;
     if (worker_path(worker, sizeof(worker), &err) ||
         run_prepare(worker, module_fd, entry, sizeof(entry)) < 0)
         return -1;

@@ -18,6 +18,7 @@
 #define ROOT "/sys/fs/cgroup"
 #define MAX_PIDS 65536
 #define MAX_DEPTH 16
+#define ANNOUNCED_NS 10000000u /* how long an announcement holds, at least */
 
 /* --- which ----------------------------------------------------------------------------------- */
 
@@ -92,6 +93,31 @@ void rr_cgroup_free(struct rr_cgroup *c)
     free(c->cpuacct);
     free(c->pids);
     *c = (struct rr_cgroup){.oom_fd = -1};
+}
+
+/*
+ * The first move of a process to another cgroup waits in the kernel until all CPUs have seen that
+ * moves are under way: a grace period of RCU, 10 to 20 ms, in the middle of making a container. One
+ * that changes nothing has the wait begin now, in a child that nobody waits for.
+ */
+void rr_cgroup_announce(void)
+{
+    static uint64_t last_ns;
+    uint64_t now = rr_now_ns();
+    struct rr_cgroup c;
+    char path[4096];
+    int fd;
+
+    if (last_ns && now - last_ns < ANNOUNCED_NS)
+        return;
+    last_ns = now;
+    if (fork() != 0)
+        return;
+    close_range(0, ~0u, 0);
+    rr_cgroup_find(&c, getpid());
+    snprintf(path, sizeof(path), "%s/cgroup.procs", c.cpu ? c.cpu : c.memory ? c.memory : "");
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    _exit(fd >= 0 && write(fd, "0", 1) == 1 ? 0 : 1);
 }
 
 /* --- reading --------------------------------------------------------------------------------- */

@@ -146,10 +146,12 @@ static void push(struct rr_events *e)
         e->stream += e->stream ? 2 : 1;
     rr_ttrpc_header(header, e->stream, RR_TTRPC_REQUEST, (uint32_t)e->first->len);
     while (e->sent < sizeof(header) + e->first->len) {
-        bool head = e->sent < sizeof(header);
-        const uint8_t *from = head ? header + e->sent : e->first->data + (e->sent - sizeof(header));
-        size_t len = (head ? sizeof(header) : sizeof(header) + e->first->len) - e->sent;
-        ssize_t n = send(e->fd, from, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        size_t head = sizeof(header) - rr_min(e->sent, sizeof(header)),
+               body = e->sent - (sizeof(header) - head);
+        struct iovec v[2] = {{header + sizeof(header) - head, head},
+                             {e->first->data + body, e->first->len - body}};
+        struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+        ssize_t n = sendmsg(e->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n < 0 && errno == EAGAIN) {
             rr_watch_events(e->watch, EPOLLIN | EPOLLOUT);

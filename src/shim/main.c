@@ -440,6 +440,7 @@ int main(int argc, char **argv)
     if (o.action && strcmp(o.action, "delete") == 0)
         return delete (&o);
     if (o.action && strcmp(o.action, "start") == 0) {
+        rr_cgroup_announce();
         read_bootstrap(&o);
         return start(&o);
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * shim: containerd's side of a pod's containers: answers its Task service over ttrpc, tells it what
- * happens, keeps their streams. Containers are made by roadrunner-oci. May call base and oci.
+ * happens, keeps their streams. Containers are made by children that do what roadrunner-oci does.
+ * May call base and oci.
  */
 #ifndef RR_SHIM_SHIM_H
 #define RR_SHIM_SHIM_H
@@ -102,6 +103,8 @@ struct rr_cgroup {
 /* Of a process, while it lives. */
 void rr_cgroup_find(struct rr_cgroup *c, pid_t pid);
 void rr_cgroup_free(struct rr_cgroup *c);
+/* A container will be made soon. */
+void rr_cgroup_announce(void);
 /* @ret: owned value, free(); false: there are no figures. */
 bool rr_cgroup_stats(const struct rr_cgroup *c, Rr__Pb__Any *ret);
 /* Call @fn when the kernel kills for want of memory. */
@@ -122,7 +125,7 @@ void rr_tasks_free(struct rr_tasks *t);
 void rr_tasks_call(void *user, struct rr_rpc *rpc, const char *method, const uint8_t *data,
                    size_t len);
 
-/* --- runtime.c: roadrunner-oci, run aside ---------------------------------------------------- */
+/* --- runtime.c: commands of roadrunner-oci, run aside ----------------------------------------- */
 
 struct rr_job {
     const char *bundle; /* its folder, and where the log goes */

@@ -108,7 +108,7 @@ static bool start_job(struct rr_job *job, struct pending *d,
     if (r == 0)
         return true;
     d->proc->busy = false;
-    rr_rpc_fail(d->rpc, RR_STATUS_INTERNAL, "cannot run roadrunner-oci: %s", strerror(-r));
+    rr_rpc_fail(d->rpc, RR_STATUS_INTERNAL, "cannot start a process for it: %s", strerror(-r));
     return false;
 }
 
@@ -309,6 +309,7 @@ static void do_create(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
         rr_rpc_fail(rpc, RR_STATUS_UNIMPLEMENTED, "checkpoints are not restored");
         return;
     }
+    rr_cgroup_announce();
     t = new_task(all, q);
     rootfs = t ? rootfs_of(t) : NULL;
     if (!t || !rootfs) {
@@ -891,10 +892,10 @@ static void end(void *data)
 
     if (all->first)
         return; /* a container came in between */
-    if (rr_events_idle(all->events) || tries++ > 40)
+    if (rr_events_idle(all->events) || tries++ > 400)
         rr_loop_stop(all->loop);
     else
-        rr_loop_after(all->loop, 50, end, all);
+        rr_loop_after(all->loop, 5, end, all);
 }
 
 static void do_shutdown(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
@@ -902,7 +903,7 @@ static void do_shutdown(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
     (void)m;
     reply_empty(rpc);
     if (!all->first)
-        rr_loop_after(all->loop, 1, end, all);
+        rr_loop_after(all->loop, 0, end, all);
 }
 
 static void do_checkpoint(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)

@@ -238,6 +238,26 @@ def test_exit_status(containerd):
     assert done.returncode == 5 and done.stdout == b"linux\n"
 
 
+def test_a_shim_that_outlives_an_upgrade_runs_what_was_installed(containerd, tmp_path):
+    for name in ("containerd-shim-roadrunner-v1", "roadrunner-oci", "roadrunner-worker"):
+        shutil.copy(BUILD / name, tmp_path)
+    shim = tmp_path / "containerd-shim-roadrunner-v1"
+    options = ["-d", "--null-io", "--runtime", shim]
+    containerd("run", *options, "t/upper:1", "c1", "/sleeper.wasm")
+    told = tmp_path / "told"
+    newer = tmp_path / "newer"
+    newer.write_text(f'#!/bin/sh\necho "$@" >>{told}\nexec {BUILD}/roadrunner-oci "$@"\n')
+    newer.chmod(0o755)
+    newer.rename(tmp_path / "roadrunner-oci")
+    shutil.copy(shim, newer)
+    newer.rename(shim)
+    containerd("task", "kill", "-s", "KILL", "c1")
+    containerd.wait("c1", "STOPPED")
+    containerd("task", "rm", "c1", ok=False)  # tells the exit status by its own
+    assert " delete " in told.read_text()
+    containerd("container", "rm", "c1")
+
+
 def test_exec(waiting):
     assert json.loads(waiting.exec("status").stdout)["module"] == "/sleeper.wasm"
     assert waiting.exec("/stdio_upper.wasm", stdin=b"in", exec_id="e2").stdout == b"IN"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OCI runtime command, by hand, on the real crun and runc."""
 
+import errno
 import json
 import os
 import shutil
@@ -229,6 +230,21 @@ def test_the_worker_cannot_be_changed_from_inside(oci, tmp_path):
     os.close(hold)
     assert b"WRITTEN" not in done.stdout
     assert b"Read-only file system" in done.stderr, done
+
+
+def test_crun_cannot_be_changed_from_inside(tmp_path, cache):
+    """Until it starts, a container's process is crun; our shim has it run from a mount of its own,
+    where it takes the place of the copy that crun would make of itself."""
+    oci = Oci(tmp_path, cache, "crun")
+    oci.env["ROADRUNNER_CONTAINERD"] = "default"
+    bundle = make_bundle(tmp_path, ["/stdio_upper.wasm"], ["stdio_upper"])
+    spawn(oci, bundle, "c1")
+    exe = f"/proc/{oci.state('c1')['pid']}/exe"
+    assert os.statvfs(exe).f_flag & os.ST_RDONLY
+    with pytest.raises(OSError) as refused:  # writing is refused for another reason, too
+        os.chmod(exe, 0o755)
+    assert refused.value.errno == errno.EROFS
+    oci("delete", "--force", "c1")
 
 
 @pytest.mark.parametrize(

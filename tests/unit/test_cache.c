@@ -10,8 +10,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "abi/abi.h"
+#include "base/cache.h"
 #include "base/util.h"
-#include "engine/cache.h"
+#include "engine/engine.h"
 
 static char dir[64];
 
@@ -33,7 +35,7 @@ static int teardown(void **state)
 
 static void key_of(const char *text, uint8_t key[RR_DIGEST_BYTES])
 {
-    assert_int_equal(rr_digest(text, strlen(text), NULL, 0, key), 0);
+    rr_digest(text, strlen(text), NULL, 0, key);
 }
 
 static void entry_path(char path[512])
@@ -58,7 +60,7 @@ static void test_digest(void **state)
     (void)state;
     key_of("abc", one);
     assert_memory_equal(one, abc, sizeof(abc));
-    assert_int_equal(rr_digest("a", 1, "bc", 2, two), 0);
+    rr_digest("a", 1, "bc", 2, two);
     assert_memory_equal(one, two, sizeof(one));
 }
 
@@ -192,12 +194,54 @@ static void test_writers_and_readers_at_once(void **state)
     }
 }
 
+static int open_module(void)
+{
+    const char *guests = getenv("RR_GUESTS");
+    char path[512];
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/bench/exit.wasm", guests ? guests : "build/guests");
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+/* What makes containers finds what the worker stored, without the engine; and nothing else. */
+static void test_is_found_without_the_engine(void **state)
+{
+    char path[64], *entry = NULL, first[8];
+    int module = open_module(), fd, damaged;
+    struct rr_error err;
+
+    (void)state;
+    setenv("ROADRUNNER_CACHE_DIR", dir, 1);
+    assert_int_equal(rr_cache_open(module, RR_MIB, RR_ENGINE_VERSION), -ENOENT);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", module);
+    assert_int_equal(rr_module_prepare(path, rr_abi_define, &entry, &err), 0);
+    assert_int_equal(rr_cache_open(module, RR_MIB, "wasmtime 0"), -ENOENT);
+    assert_int_equal(rr_cache_open(module, 16, RR_ENGINE_VERSION), -EFBIG);
+    fd = rr_cache_open(module, RR_MIB, RR_ENGINE_VERSION);
+    assert_true(fd >= 0);
+    assert_int_equal(read(fd, first, sizeof(first)), sizeof(first));
+    assert_memory_equal(first, "RRAOT", 5);
+    close(fd);
+
+    damaged = open(entry, O_RDWR | O_CLOEXEC);
+    assert_int_equal(pwrite(damaged, "x", 1, lseek(damaged, 0, SEEK_END) - 1), 1);
+    close(damaged);
+    assert_int_equal(rr_cache_open(module, RR_MIB, RR_ENGINE_VERSION), -EBADMSG);
+    free(entry);
+    close(module);
+    unsetenv("ROADRUNNER_CACHE_DIR");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_digest),
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
         cmocka_unit_test_setup_teardown(test_any_damage_is_noticed, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_is_found_without_the_engine, setup, teardown),
         cmocka_unit_test_setup_teardown(test_folder, setup, teardown),
         cmocka_unit_test_setup_teardown(test_writers_and_readers_at_once, setup, teardown),
     };
