@@ -257,12 +257,15 @@ static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
 static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node, int as)
 {
     static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
+    const struct via *v = rr_net_peer_data(peer);
 
     if (node == rm->w->wf->here)
         rr_near_open(rm); /* or it says that there is none */
     w.n = (uint32_t)(as + 1);
     snprintf(w.text, sizeof(w.text), "%s", rr_near_dir(rm, node));
     rr_nodes_say(rm, peer, NODE_LINK, &w);
+    if (rm->states && v->node >= 0)
+        rm->states[v->node].told_near = true;
 }
 
 void rr_nodes_introduce(struct remote *rm, int node)
@@ -429,6 +432,9 @@ void rr_nodes_expire(struct nodes *nodes)
             n++;
             continue;
         }
+        if (w->remote->origin)
+            rr_log(2, "%s is away: it has ended its session",
+                   rr_net_peer_address(w->remote->origin));
         for (size_t k = 0; k < nodes->n_vias; k++)
             if (nodes->vias[k]->session == w->remote)
                 nodes->vias[k]->session = NULL;

@@ -42,6 +42,7 @@ void rr_nodes_found(struct remote *rm, int node, const char *incarnation, bool n
     s->up = true;
     s->up_ns = rr_now_ns();
     s->near = near;
+    s->told_near = false;
     s->why.code = RR_OK;
     snprintf(s->incarnation, sizeof(s->incarnation), "%s", incarnation ? incarnation : "");
     if (!other)
@@ -107,6 +108,34 @@ static bool hopeless(const struct remote *rm)
     return false;
 }
 
+static bool told_near(const struct remote *rm)
+{
+    for (size_t n = 0; n < rm->w->wf->n_nodes; n++)
+        if (rm->states[n].up && rm->states[n].told_near)
+            return true;
+    return false;
+}
+
+/* Messages overtake words: until a node has answered what was asked after the word, it may take its
+ * near neighbour for a distant one. It may also be busy with another origin, for long. */
+static int await_introductions(struct remote *rm, struct rr_error *err)
+{
+    uint64_t give_up = rr_now_ns() + NEAR_NS;
+
+    if (!told_near(rm))
+        return 0;
+    rr_nodes_ask(rm, ++rm->question);
+    while (told_near(rm) && rr_now_ns() < give_up) {
+        if (rr_remote_pump(rm, false, err) < 0)
+            return (int)err->code;
+        if (rr_worker_cancelled(rm->w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        if (told_near(rm))
+            rr_remote_sleep(rm, rr_now_ns() + 20000000);
+    }
+    return 0;
+}
+
 static int await_nodes(struct remote *rm, struct rr_error *err)
 {
     uint64_t give_up = rr_now_ns() + READY_NS;
@@ -121,7 +150,7 @@ static int await_nodes(struct remote *rm, struct rr_error *err)
         if (!rr_nodes_ready(rm))
             rr_remote_sleep(rm, rr_now_ns() + 20000000);
     }
-    return 0;
+    return await_introductions(rm, err);
 }
 
 int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
@@ -269,6 +298,7 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         if (w->a != rm->question || w->run != rm->run)
             break;
         s->answered = w->a;
+        s->told_near = false;
         s->idle = w->idle != 0;
         s->activity = w->b;
         snprintf(s->pending, sizeof(s->pending), "%.191s", w->text);

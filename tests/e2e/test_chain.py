@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, edge, guest
-from containers import can_make_containers, make_bundle, make_image, mounts, processes
+from containers import can_make_containers, make_bundle, make_image, mounts, processes, spec
 from test_containerd import RUNTIME, Containerd, find_containerd, shims
+from test_nodes import LOCAL, Certificates, free_port
 from test_oci import Oci
 
 pytestmark = pytest.mark.skipif(
@@ -35,7 +36,17 @@ class Chain(Oci):
         self.env["ROADRUNNER_STATE"] = str(folder / "rr")
         self.names = []
 
-    def bundle(self, name, module, args=(), annotations=None, **changes):
+    def bundle(self, name, module, args=(), annotations=None, net=True, tls=None, **changes):
+        """@net: in a network namespace of its own; @tls: a certificate's files, as options."""
+        if not net:
+            linux = spec([])["linux"]
+            linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] != "network"]
+            changes["linux"] = linux
+        if tls:
+            keys = self.folder / name / "rootfs/etc/roadrunner/tls"
+            keys.mkdir(parents=True, exist_ok=True)
+            for option, file in {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}.items():
+                shutil.copy(tls[tls.index(f"--tls-{option}") + 1], keys / file)
         return make_bundle(
             self.folder / name,
             [f"/{module}.wasm", *args],
@@ -68,6 +79,11 @@ class Chain(Oci):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         return log
+
+    @staticmethod
+    def hops(text):
+        """Who gave what to whom, by which channel: what an entry with TRACE tells, in any order."""
+        return {h[:3] for h in re.findall(rb"(\w+) -> (\w+): (\w+), ", text)}
 
     @staticmethod
     def domain(name):
@@ -119,6 +135,21 @@ def test_three_containers_of_one_domain(chain):
     ], done.stderr
     assert all(int(h[4]) == len(data) and int(h[5]) == 0 for h in hops)
     assert done.stdout == b"in=" + data.upper() + b"\n"
+
+
+def test_one_entry_after_the_other(chain):
+    """The first message between functions that never met does without the network, too; and what
+    a function holds for an entry goes with it: it may have 64 files."""
+    chain.start("c", "concat", annotations={"function": "c"})
+    chain.start("b", "upper", annotations={"function": "b", "next": "c"})
+    bundle = chain.bundle("a", "echo", annotations={"next": "b", **TRACE})
+    for _ in range(15):
+        done = chain("--domain", "d", "run", "-b", bundle, "a", stdin=b"x" * 400_000)
+        assert chain.hops(done.stderr) == {
+            (b"input", b"entry", b"user"),
+            (b"entry", b"b", b"kernel"),
+            (b"b", b"c", b"kernel"),
+        }, done.stderr
 
 
 def test_a_pipe_ends_the_result(chain):
@@ -504,6 +535,20 @@ def test_an_ordinary_container_begins_a_chain(chain):
     assert done.returncode != 0 and b"no trust domain" in done.stderr
 
 
+def post(address, data):
+    """Once it listens."""
+    end = time.monotonic() + 20 * SLOW
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/", data, timeout=20) as reply:
+                return reply.read()
+        except urllib.error.URLError as error:
+            refused = isinstance(error.reason, ConnectionRefusedError)
+            if not refused or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 def test_serve_begins_a_chain(chain):
     """An HTTP request goes into the chain and back; functions may be started again in between."""
     chain.start("b", "upper", annotations={"function": "b"})
@@ -520,22 +565,78 @@ def test_serve_begins_a_chain(chain):
     chain.names.append("g")
     chain("start", "g")
 
-    def post(data):
-        for _ in range(int(100 * SLOW)):
-            try:
-                with urllib.request.urlopen(f"http://{address}/", data, timeout=20) as reply:
-                    return reply.read()
-            except urllib.error.URLError as error:
-                if not isinstance(error.reason, ConnectionRefusedError):
-                    raise
-                time.sleep(0.05)
-        raise AssertionError((bundle / "log").read_text())
-
     for _ in range(3):
-        assert post(b"over http" * 50_000) == b"OVER HTTP" * 50_000
+        assert post(address, b"over http" * 50_000) == b"OVER HTTP" * 50_000
     chain.delete("b")
     chain.start("b", "upper", annotations={"function": "b"})
-    assert post(b"again") == b"AGAIN", (bundle / "log").read_text()
+    assert post(address, b"again") == b"AGAIN", (bundle / "log").read_text()
+
+
+# --- over the network ------------------------------------------------------------------------------
+
+
+class Served:
+    """`roadrunner serve` on the machine itself."""
+
+    def __init__(self, rr, *args):
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [BIN, "serve", *map(str, args), "-l", self.address]
+        self.p = subprocess.Popen(command, stderr=subprocess.PIPE, env=rr.env)
+
+    def post(self, data):
+        return post(self.address, data)
+
+    def end(self):
+        self.p.terminate()
+        told = self.p.communicate(timeout=20 * SLOW)[1]
+        assert self.p.returncode == 0, told
+        return told
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_chain_by_its_address(chain, rr, tmp_path, tls):
+    """run, serve, and an entry, of no trust domain, reach `b`, and by it `c`, with TLS or without."""
+    certificates = Certificates(tmp_path / "certificates") if tls else None
+    where = {n: f"127.0.0.1:{free_port()}" for n in "bc"}
+
+    def of(name, **annotations):
+        own = {"net": False, "domain": None, "annotations": annotations}
+        if tls:
+            return {**own, "tls": certificates.make(name, LOCAL)}
+        return {**own, "annotations": {"plain": "true", **annotations}}
+
+    chain.start("c", "concat", **of("c", function="c", listen=where["c"]))
+    chain.start("b", "upper", **of("b", function="b", listen=where["b"], next=f"c@{where['c']}"))
+    begin, data = f"b@{where['b']}", b"far away" * 50_000
+    mine = certificates.make("mine", LOCAL)[1:] if tls else ["--plain"]
+    done = rr("run", f"chain:{begin}", *mine, "--json", stdin=data)
+    assert (done.status, done.out) == (0, b"in=" + data.upper() + b"\n"), done
+    assert [h["channel"] for h in done.report["hops"]] == ["network"] * 2
+    served = Served(rr, f"chain:{begin}", *(w.replace("--tls-", "--node-") if isinstance(w, str)
+                    else w for w in mine if w != "--plain"), *([] if tls else ["--node-plain"]))  # fmt: skip
+    for _ in range(2):
+        assert served.post(data) == b"in=" + data.upper() + b"\n"
+    served.end()
+    done = chain.run("a", "echo", data, **of("a", next=begin, **TRACE))
+    assert done.stdout == b"in=" + data.upper() + b"\n", done.stderr
+    assert chain.hops(done.stderr) == {
+        (b"input", b"entry", b"user"),
+        (b"entry", b"b", b"network"),
+        (b"b", b"c", b"network"),
+    }, done.stderr
+
+    # Who has not the same idea of protection gets nowhere.
+    shutil.rmtree(chain.folder / "a")
+    own = {"next": begin, "patience": "1", **({"plain": "true"} if tls else {})}
+    done = chain.run("a", "echo", b"x", net=False, domain=None, annotations=own)
+    assert done.returncode == (73 if tls else 64) and not done.stdout, done
+    if tls:
+        certificates.make_ca("other")
+        certificates.make("stranger", LOCAL, ca="other")
+        own = of("a", next=begin, patience="1")
+        own["tls"] = certificates.options("stranger", ca="other")
+        done = chain.run("a", "echo", b"x", **own)
+        assert done.returncode == 73 and b"certificate" in done.stderr and not done.stdout, done
 
 
 # --- containerd ----------------------------------------------------------------------------------
