@@ -227,8 +227,11 @@ int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
         }
         if (come < 0)
             return (int)err->code;
-        if (any_over(s) || rr_now_ns() - s->expired_ns > EXPIRE_NS) {
+        if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {
             s->expired_ns = rr_now_ns();
+            rr_net_listen_again(rr_nodes_net(s->nodes));
+            rr_nodes_expire(s->nodes);
+        } else if (any_over(s)) {
             rr_nodes_expire(s->nodes);
         }
         if (!busy && !come && !spin(s))

@@ -225,14 +225,27 @@ def test_a_function_is_killed_and_started_again(chain):
     assert chain.run("a", "echo", b"two", annotations={"next": "b"}).stdout == b"TWO"
 
 
-def test_the_newer_of_two_takes_over(chain):
-    """As in a rolling update; the end of the older one changes nothing."""
-    chain.start("old", "echo", annotations={"function": "b"})
-    chain.start("new", "upper", annotations={"function": "b"})
-    assert chain.run("a", "echo", b"x", annotations={"next": "b"}).stdout == b"X"
-    chain("kill", "old", "TERM")
-    chain.wait("old")
-    assert chain.run("a", "echo", b"y", annotations={"next": "b"}).stdout == b"Y"
+@pytest.mark.parametrize("how", ["TERM", "KILL"])
+def test_of_replicas_the_newest_has_the_name(chain, how):
+    """As in a rolling update, and when a Deployment is scaled down, which ends the newest first."""
+
+    def says():
+        done = chain.run("a", "echo", b"x", annotations={"next": "b"})
+        return done.stdout or done.stderr
+
+    chain.start("one", "echo", annotations={"function": "b"})
+    chain.start("two", "upper", annotations={"function": "b"})
+    assert says() == b"X"
+    chain.start("three", "concat", annotations={"function": "b"})
+    assert says() == b"in=x\n"
+    chain.delete("one", how)
+    assert says() == b"in=x\n"
+    chain.delete("three", how)
+    assert says() == b"X"
+    chain.start("one", "echo", annotations={"function": "b"})
+    assert says() == b"x"
+    chain.delete("one", how)
+    assert says() == b"X"
 
 
 @pytest.mark.parametrize("users, channel", [((1000, 1000), b"kernel"), ((1000, 0), b"network")])
@@ -244,6 +257,28 @@ def test_users(chain, users, channel):
     done = chain.run("a", "echo", data, annotations={"next": "b", **TRACE}, process=as_user[1])
     assert done.stdout == data.upper(), done.stderr
     assert b"entry -> b: " + channel in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("chain", ["crun", "runc"], indirect=True)
+def test_user_namespaces(chain):
+    """Of one mapping they lend each other memory; others are strangers, root on the node, too."""
+    chain.folder.chmod(0o755)
+
+    def mapped(first):
+        linux, ids = spec([])["linux"], [{"containerID": 0, "hostID": first, "size": 65536}]
+        linux["namespaces"].append({"type": "user"})
+        return {"linux": {**linux, "uidMappings": ids, "gidMappings": ids}}
+
+    chain.start("b", "upper", annotations={"function": "b"}, **mapped(100000))
+    assert json.loads(chain("exec", "b", "status").stdout)["module"] == "/upper.wasm"
+    assert chain("exec", "b", "/upper.wasm", ok=False).returncode == 126  # no program, but found
+    data = b"mapped" * 100_000
+    for n, (own, channel) in enumerate(
+        ((mapped(100000), b"kernel"), (mapped(300000), b"network"), ({}, b"network"))
+    ):
+        done = chain.run(f"a{n}", "echo", data, annotations={"next": "b", **TRACE}, **own)
+        assert done.stdout == data.upper(), done.stderr
+        assert (b"entry", b"b", channel) in chain.hops(done.stderr), done.stderr
 
 
 def test_a_function_dies_with_a_message_at_hand(chain):
