@@ -57,7 +57,7 @@ static const char *default_root(void)
     const char *session = getenv("XDG_RUNTIME_DIR");
     char *path = NULL;
 
-    if (geteuid() == 0 || !session || asprintf(&path, "%s/roadrunner-oci", session) < 0) {
+    if (rr_oci_is_node() || !session || asprintf(&path, "%s/roadrunner-oci", session) < 0) {
         mkdir("/run/roadrunner", 0711);
         return DEFAULT_ROOT;
     }

@@ -131,6 +131,9 @@ bool rr_is_module_file(int fd);
  * a new one), or what is there. Where crun could not live with the machine's cgroups, this process
  * gets a mount namespace in which it can. */
 int rr_runtime_find(const char *root, const char *id, char *ret, size_t size, struct rr_error *err);
+/* Are the node's own folders ours? Else those of a user's session are: root of a user namespace, as
+ * in rootless podman, is a user, too. */
+bool rr_oci_is_node(void);
 /* A descriptor of roadrunner-worker, through which its file cannot be written. */
 int rr_worker_open(int *ret_fd, struct rr_error *err);
 /* The compiled image of a module, from the node's cache, or made for it. -1: none; the worker then

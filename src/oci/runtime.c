@@ -194,6 +194,11 @@ int rr_worker_open(int *ret_fd, struct rr_error *err)
     return 0;
 }
 
+bool rr_oci_is_node(void)
+{
+    return geteuid() == 0 && access("/run", W_OK) == 0;
+}
+
 /* --- compiled images ------------------------------------------------------------------------- */
 
 /* Standard output of the worker in the mode `prepare`; its errors are for the container to tell. */
@@ -242,7 +247,7 @@ int rr_worker_image(int module_fd)
     char worker[PATH_MAX], entry[PATH_MAX];
     struct rr_error err;
 
-    if (geteuid() == 0) /* a daemon has no home */
+    if (rr_oci_is_node()) /* a daemon has no home */
         setenv("ROADRUNNER_CACHE_DIR", NODE_CACHE, 0);
     if (worker_path(worker, sizeof(worker), &err) ||
         run_prepare(worker, module_fd, entry, sizeof(entry)) < 0)
