@@ -366,6 +366,40 @@ int command_delete(struct call *c)
     return r < 0 ? 1 : r;
 }
 
+/* --- checkpoint, restore --------------------------------------------------------------------- */
+
+static int no_checkpoints(const struct call *c)
+{
+    struct rr_error err;
+
+    rr_error_set(&err, RR_E_INVALID, "stop it, and start it again: its module's memory is not kept",
+                 "%s: checkpoints of Wasm containers are neither made nor restored", c->command);
+    return call_fail(c, &err);
+}
+
+int command_checkpoint(struct call *c)
+{
+    struct json_object *state = c->id ? state_of(c, c->id) : NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *ours = state ? private_bundle(state) : NULL;
+
+    json_object_put(state);
+    return ours ? no_checkpoints(c) : call_exec(c);
+}
+
+int command_restore(struct call *c)
+{
+    const char *bundle = call_get(c, "--bundle", "-b");
+    struct rr_bundle *b = NULL;
+    struct rr_error err;
+    bool wasm;
+
+    if (rr_bundle_open(bundle ? bundle : ".", &b, &err) != 0)
+        return call_fail(c, &err);
+    wasm = b->wasm;
+    rr_bundle_free(b);
+    return wasm ? no_checkpoints(c) : call_exec(c);
+}
+
 /* --- exec ------------------------------------------------------------------------------------ */
 
 /* The process that --process or the words describe; @ret: owned. */

@@ -40,9 +40,11 @@ static const struct {
     const char *name;
     int (*run)(struct call *c);
 } commands[] = {
-    {"create", command_create},     {"run", command_create},  {"exec", command_exec},
-    {"delete", command_delete},     {"state", command_state}, {"list", command_state},
-    {"features", command_features},
+    {"create", command_create},     {"run", command_create},
+    {"exec", command_exec},         {"delete", command_delete},
+    {"state", command_state},       {"list", command_state},
+    {"features", command_features}, {"checkpoint", command_checkpoint},
+    {"restore", command_restore},
 };
 
 static int usage(const char *what, const char *word)

@@ -204,6 +204,19 @@ def test_pause_and_resume(oci, tmp_path):
     assert not cgroups(cgroup)
 
 
+def test_checkpoints_are_refused(oci, tmp_path):
+    """Not half made: what is frozen with a module cannot be thawed elsewhere."""
+    bundle = make_bundle(tmp_path, ["/sleeper.wasm"], ["sleeper"])
+    out = spawn(oci, bundle, "c1")
+    oci("start", "c1")
+    for command in (("checkpoint", "c1"), ("restore", "-b", bundle, "c2")):
+        done = oci(*command, ok=False)
+        assert done.returncode != 0 and b"neither made nor restored" in done.stderr, done
+    assert oci.state("c1")["status"] == "running"
+    oci("delete", "--force", "c1")
+    out.close()
+
+
 def test_a_linux_bundle_is_passed_through(oci, tmp_path):
     bundle = make_bundle(
         tmp_path, ["/bin/busybox", "sh", "-c", "echo $NAME; exit 5"], ["upper"], busybox=True
