@@ -699,8 +699,8 @@ def options(**annotations):
 def start_task(containerd, name, *args, **annotations):
     log = containerd.folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    containerd("run", "-d", "--log-uri", f"file://{log}", *RUNTIME, *options(**annotations),
-               "t/chain:1", name, *args)  # fmt: skip
+    containerd("run", "-d", "--log-uri", f"file://{log}", *RUNTIME, "--seccomp",
+               *options(**annotations), "t/chain:1", name, *args)  # fmt: skip
     for _ in range(int(200 * SLOW)):
         if log.exists() and "is served" in log.read_text():
             return log
@@ -715,7 +715,7 @@ def end_task(containerd, name):
 
 def test_two_tasks_of_containerd(containerd):
     start_task(containerd, "b", "/upper.wasm", domain="d", function="b")
-    to_b = options(domain="d", next="b", trace="true", patience="1")
+    to_b = ["--seccomp", *options(domain="d", next="b", trace="true", patience="1")]
     done = containerd.run("t/chain:1", "a", stdin=b"hello" * 100_000, options=to_b)
     assert done.stdout == b"HELLO" * 100_000, done.stderr
     assert b"entry -> b: kernel, move, 500000 bytes, 0 copied" in done.stderr

@@ -182,7 +182,8 @@ def test_manifests_are_accepted(cluster, path):
 
 
 def test_deployment_of_functions(k):
-    """Logs, exec, probes and figures, on both nodes."""
+    """Logs, exec, probes and figures, on both nodes; as restricted as pods can be."""
+    k.cluster("label", "namespace", k.name, "pod-security.kubernetes.io/enforce=restricted")
     k.apply(manifest("function.yaml"))
     k("rollout", "status", "deployment/function", "--timeout=60s")
     pods = json.loads(k("get", "pods", "-o", "json").stdout)["items"]
@@ -233,6 +234,22 @@ def test_module_and_sidecar(k):
         if any(i in node.space.processes()[p] for i in containers_of(node, k.name))
     ]
     assert len(ours) == 1  # for all of the pod
+
+
+def test_kubectl_debug(k):
+    """An ephemeral container, of programs, beside a module's worker, which it sees."""
+    k.pod("p", SLEEPER)
+    k.running("p")
+    k("debug", "p", "--image=test.local/box:1", "--container=d", "--target=c", "--profile=general",
+      "--", "/bin/busybox", "sleep", "1000")  # fmt: skip
+
+    def state():
+        found = k.get("p")["status"].get("ephemeralContainerStatuses", [])
+        return found and "running" in found[0]["state"]
+
+    eventually(state, 60, lambda: k("describe", "pod", "p").stdout.decode()[-2000:])
+    done = k("exec", "p", "-c", "d", "--", "/bin/busybox", "ps", "-o", "args")
+    assert b"/sleeper.wasm" in done.stdout and b"sleep 1000" in done.stdout, done
 
 
 def test_limits_and_reasons(k):
