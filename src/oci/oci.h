@@ -62,7 +62,7 @@ int rr_oci_read_json(const char *path, struct json_object **ret, struct rr_error
 struct rr_oci_chain {
     char *function, *next, *listen, *workflow, *second;
     unsigned int patience_s; /* 0: the usual */
-    bool plain, trace;
+    bool plain, trace, again;
     bool any; /* it is part of a chain or a workflow */
 };
 

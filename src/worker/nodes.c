@@ -234,8 +234,12 @@ static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
     uint8_t id[RR_SESSION_BYTES];
 
     if (!digest || strcmp(digest, nodes->digest) != 0)
-        return unlike(err, peer, "has another version of the workflow",
-                      "give all nodes the same workflow file");
+        return nodes->wf->chain
+                   ? unlike(err, peer, "is of a chain that delivers otherwise, or of none",
+                            "give all of a chain the same roadrunner.dev/delivery; commands know "
+                            "chain:at-least-once:NAME")
+                   : unlike(err, peer, "has another version of the workflow",
+                            "give all nodes the same workflow file");
     if (v)
         return check_node(nodes, peer, v->node, err);
     if (session && *session && !unhex(session, id, sizeof(id)))

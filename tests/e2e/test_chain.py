@@ -225,8 +225,7 @@ def test_a_function_is_killed_and_started_again(chain):
     assert chain.run("a", "echo", b"two", annotations={"next": "b"}).stdout == b"TWO"
 
 
-@pytest.mark.parametrize("how", ["TERM", "KILL"])
-def test_of_replicas_the_newest_has_the_name(chain, how):
+def test_of_replicas_the_newest_has_the_name(chain):
     """As in a rolling update, and when a Deployment is scaled down, which ends the newest first."""
 
     def says():
@@ -238,13 +237,13 @@ def test_of_replicas_the_newest_has_the_name(chain, how):
     assert says() == b"X"
     chain.start("three", "concat", annotations={"function": "b"})
     assert says() == b"in=x\n"
-    chain.delete("one", how)
+    chain.delete("one", "TERM")
     assert says() == b"in=x\n"
-    chain.delete("three", how)
+    chain.delete("three", "KILL")
     assert says() == b"X"
     chain.start("one", "echo", annotations={"function": "b"})
     assert says() == b"x"
-    chain.delete("one", how)
+    chain.delete("one", "TERM")
     assert says() == b"X"
 
 
@@ -297,6 +296,53 @@ def test_a_function_dies_with_a_message_at_hand(chain):
     chain.start("b", "upper", annotations={"function": "b"})
     told = entry.stderr.read()
     assert entry.wait(30 * SLOW) == 73 and b"'b'" in told, told
+
+
+AGAIN = {"delivery": "at-least-once"}
+
+
+@pytest.mark.parametrize("victim", ["b", "c"])
+def test_a_chain_delivers_again(chain, victim):
+    """A function is killed with a message at hand; the one that takes its place gets it."""
+    slow = {"process": {"env": ["MS=1000"]}}
+
+    def start(name):
+        notes = {"function": name, **({"next": "c"} if name == "b" else {}), **AGAIN}
+        module, more = ("slow", slow) if name == victim else ("echo", {})
+        return chain.start(name, module, annotations=notes, **more)
+
+    start("c")
+    start("b")
+    bundle = chain.bundle("a", "upper", annotations={"next": "b", **AGAIN, **TRACE})
+    entry = subprocess.Popen(
+        chain.command("--domain", "d", "run", "-b", bundle, "a"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"again" * 100_000)
+    entry.stdin.close()
+    deadline = time.monotonic() + 20 * SLOW
+    while "begin" not in (chain.folder / victim / "log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    chain.delete(victim)
+    log = start(victim)
+    assert entry.stdout.read() == b"AGAIN" * 100_000, entry.stderr.read()
+    assert entry.wait(30 * SLOW) == 0
+    assert re.search("attempt [23]", log.read_text())
+
+
+def test_all_of_a_chain_deliver_alike(chain):
+    chain.start("b", "upper", annotations={"function": "b", **AGAIN})
+    done = chain.run("a", "echo", b"x", annotations={"next": "b"})
+    assert done.returncode == 73 and b"delivers otherwise" in done.stderr, done
+    args = [BIN, "run", "chain:at-least-once:b"]
+    bundle = linux_bundle(chain, "g", args, annotations=GATEWAY)
+    assert chain("--domain", "d", "run", "-b", bundle, "g", stdin=b"x").stdout == b"X"
+    done = chain.run("a", "echo", b"x", annotations={"next": "b", "delivery": "twice"})
+    assert done.returncode != 0 and b"no way of delivery" in done.stderr, done
 
 
 def test_sigterm_ends_a_function(chain):
