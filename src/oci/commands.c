@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What differs from the runtime's own commands. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -234,6 +235,15 @@ static int run_and_remove(struct call *c, const struct rr_bundle *b)
     return r < 0 ? 1 : r;
 }
 
+/* As runc has it; crun takes what it finds. */
+static bool is_name(const char *id)
+{
+    for (const char *p = id; *p; p++)
+        if (!isalnum((unsigned char)*p) && !strchr("_+.-", *p))
+            return false;
+    return *id && strcmp(id, ".") != 0 && strcmp(id, "..") != 0;
+}
+
 int command_create(struct call *c)
 {
     const char *bundle = call_get(c, "--bundle", "-b");
@@ -243,6 +253,11 @@ int command_create(struct call *c)
     bool ours = false;
     int r;
 
+    if (c->id && !is_name(c->id)) {
+        rr_error_set(&err, RR_E_INVALID, "letters, digits, '_', '+', '.' and '-'",
+                     "'%.80s' is no name of a container", c->id);
+        return call_fail(c, &err);
+    }
     if (call_get(c, "--config", "-f")) /* crun's own; not a bundle as others know it */
         return call_exec(c);
     r = rr_bundle_open(bundle ? bundle : ".", &b, &err);

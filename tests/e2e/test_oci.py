@@ -316,7 +316,7 @@ def test_nothing_is_left(oci, tmp_path):
         tmp_path,
         ["/stdio_upper.wasm"],
         ["stdio_upper"],
-        linux={**spec([])["linux"], "cgroupsPath": "/rr-test-cycles"},
+        linux={**spec([])["linux"], "cgroupsPath": f"/rr-cycles-{os.getpid()}"},
     )
     before = set(processes())
     for i in range(25):
@@ -333,7 +333,7 @@ def test_nothing_is_left(oci, tmp_path):
     assert not [
         line for pid, line in processes().items() if pid not in before and " container " in line
     ]
-    assert not cgroups("rr-test-cycles")
+    assert not cgroups(f"rr-cycles-{os.getpid()}")
     assert not mounts(str(tmp_path))
     assert not list(oci.root.iterdir())
     assert sorted(p.name for p in bundle.iterdir()) == ["config.json", "out", "rootfs"]
