@@ -52,7 +52,7 @@ test-oci:
 	@RR_BUILD=$(abspath $(BUILD)) /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/e2e/test_oci.py \
 		tests/e2e/test_bundles.py tests/e2e/test_containerd.py tests/e2e/test_cri.py tests/e2e/test_podman.py
 
-# Not part of CI: about 10 minutes of building, once, and 5 of tests.
+# Not part of CI: 10 to 15 minutes of building, once, and 3 of tests.
 test-k8s:
 	@tools/setup build guests oci k8s
 	@$(MAKE) --no-print-directory build
@@ -91,7 +91,7 @@ help:
 	@echo "make demo                     run the photo pipeline, and say where the result lies"
 	@echo "make test                     all tests; ends with the line N passed, N failed"
 	@echo "make test-oci                 those of containers: OCI command, containerd, CRI, podman"
-	@echo "make test-k8s                 those on a Kubernetes of two nodes, built once (10 min), run in 5 min"
+	@echo "make test-k8s                 those on a Kubernetes of two nodes, built once (15 min), run in 3 min"
 	@echo "make soak [KILLS=n MINUTES=m] workers killed at random moments; ends with N kills, M runs, N failed"
 	@echo "make bench [ONLY=name]        benchmarks; writes $(BUILD)/bench.json"
 	@echo "make check                    what CI runs: tests, sanitizers, fuzzing, linters"

@@ -16,6 +16,7 @@
 #include "channel/netio.h"
 
 #define BACKLOG 512
+#define MAX_TRIES 5    /* to take the place of who listens */
 #define MAX_ACCEPTS 64 /* at once */
 #define MAX_SOURCES 64 /* that one pump looks at */
 #define LOG_AGAIN_NS 60000000000ull
@@ -243,6 +244,19 @@ static int listen_on(const struct sockaddr_storage *a)
     return fd;
 }
 
+/* Instead of whoever was here before; who takes his place back may be faster, once. */
+static int listen_unix(const struct sockaddr_storage *a)
+{
+    const struct sockaddr_un *u = (const void *)a;
+    int r = -EADDRINUSE;
+
+    for (int n = 0; n < MAX_TRIES && r == -EADDRINUSE; n++) {
+        unlink(u->sun_path);
+        r = listen_on(a);
+    }
+    return r;
+}
+
 static int parse_listen(const char *at, struct sockaddr_storage *a, struct rr_error *err)
 {
     const char *path = strncmp(at, "unix:", 5) == 0 ? at + 5 : NULL;
@@ -284,9 +298,7 @@ int rr_net_listen(struct rr_net *net, const char *at, struct rr_error *err)
 
     if (r)
         return -r;
-    if (a.ss_family == AF_UNIX)
-        unlink(at + 5); /* of a node that was here before */
-    r = listen_on(&a);
+    r = a.ss_family == AF_UNIX ? listen_unix(&a) : listen_on(&a);
     if (r == -EAFNOSUPPORT && at[0] == ':') { /* a node without IPv6 */
         char v4[32];
 
@@ -308,11 +320,61 @@ int rr_net_listen(struct rr_net *net, const char *at, struct rr_error *err)
     if (l->unix_socket) {
         snprintf(l->path, sizeof(l->path), "%s", at + 5);
         l->inode = inode_of(l->path);
+        l->mode = 0600;
         return 0;
     }
     getsockname(l->fd, (struct sockaddr *)&a, &len);
     return ntohs(a.ss_family == AF_INET ? ((struct sockaddr_in *)(void *)&a)->sin_port
                                         : ((struct sockaddr_in6 *)(void *)&a)->sin6_port);
+}
+
+/* Of another type than what listens there: it is refused for that, and nobody is disturbed. */
+static bool somebody_listens(const struct sockaddr_storage *a)
+{
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool nobody =
+        fd >= 0 && connect(fd, (const void *)a, net_address_len(a)) < 0 && errno == ECONNREFUSED;
+
+    if (fd >= 0)
+        close(fd);
+    return !nobody;
+}
+
+static void listen_again(struct rr_net *net, struct listener *l)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = l};
+    struct sockaddr_storage a = {0};
+    struct sockaddr_un *u = (void *)&a;
+    int fd;
+
+    u->sun_family = AF_UNIX;
+    memcpy(u->sun_path, l->path, sizeof(u->sun_path));
+    if (inode_of(l->path) && somebody_listens(&a))
+        return;
+    fd = listen_unix(&a);
+    if (fd < 0 || epoll_ctl(net->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0) {
+        rr_close_cleanup(&fd);
+        return;
+    }
+    close(l->fd);
+    l->fd = fd;
+    l->inode = inode_of(l->path);
+    chmod(l->path, l->mode);
+    rr_log(2, "nobody listened at %s any more: we do", l->path);
+}
+
+void rr_net_listen_again(struct rr_net *net)
+{
+    struct stat st;
+
+    for (struct listener *l = net->listeners; l; l = l->next) {
+        if (!l->unix_socket)
+            continue;
+        if (lstat(l->path, &st) == 0 && st.st_ino == l->inode)
+            l->mode = st.st_mode & 0777;
+        else
+            listen_again(net, l);
+    }
 }
 
 /* --- nets ------------------------------------------------------------------------------------ */

@@ -141,6 +141,9 @@ int rr_net_reload_tls(struct rr_net *net, struct rr_error *err);
  * Return: the bound port, 0 for Unix; negative: -RR_E_USAGE, -RR_E_SYSTEM.
  */
 int rr_net_listen(struct rr_net *net, const char *at, struct rr_error *err);
+/* Whoever listens last at a Unix socket's path has it. Take those back that nobody listens at any
+ * more: a newer process has gone, or been killed. */
+void rr_net_listen_again(struct rr_net *net);
 /**
  * rr_net_dial() - reach a peer, and reach it again whenever its session ends
  * @target: "host:port", "[v6]:port", "unix:/path"; a name is resolved anew for each attempt, and

@@ -223,6 +223,7 @@ struct listener {
     int fd;
     bool unix_socket;
     ino_t inode; /* of the socket's file */
+    mode_t mode;
     char path[108];
 };
 

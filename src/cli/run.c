@@ -416,8 +416,8 @@ const struct cli_command cli_run = {
     .help =
         "Usage: roadrunner run WORKFLOW|chain:NAME[@HOST:PORT] [INPUT] [OPTION...]\n\n"
         "Sends INPUT (a file, or stdin) through the workflow, or through the chain of containers\n"
-        "that begins at NAME, and writes its result. What each\n"
-        "hand-off cost is printed on stderr.\n\n"
+        "that begins at NAME (chain:at-least-once:NAME if it delivers so), and writes its result.\n"
+        "What each hand-off cost is printed on stderr.\n\n"
         "Options:\n"
         "  -i, --input FILE   the input; - is stdin (default)\n"
         "  -o, --output FILE  the result; - is stdout (default)\n"

@@ -138,6 +138,8 @@ static int path_of(const char *file, char **ret)
                             : NULL;
     int r;
 
+    if (chain && strncmp(chain, RR_CHAIN_AGAIN, strlen(RR_CHAIN_AGAIN)) == 0)
+        chain += strlen(RR_CHAIN_AGAIN);
     if (chain)
         return asprintf(ret, "/%.*s", (int)strcspn(chain, "@"), chain) < 0 ? RR_E_SYSTEM : 0;
     r = rr_workflow_load(file, &wf, &err);
@@ -323,9 +325,9 @@ const struct cli_command cli_serve = {
     .help =
         "Usage: roadrunner serve WORKFLOW|chain:NAME[@HOST:PORT]... [OPTION...]\n\n"
         "Each request's body goes through a workflow, or through the chain of containers that\n"
-        "begins at NAME; the result is the reply. One workflow\n"
-        "answers at all paths, of several each at /NAME. SIGTERM ends it when what runs has been\n"
-        "answered, SIGHUP reads the workflows and modules again.\n\n"
+        "begins at NAME (chain:at-least-once:NAME if it delivers so); the result is the reply.\n"
+        "One workflow answers at all paths, of several each at /NAME. SIGTERM ends it when what\n"
+        "runs has been answered, SIGHUP reads the workflows and modules again.\n\n"
         "Options:\n"
         "  -l, --listen ADDR    HOST:PORT, [HOST]:PORT, :PORT or unix:PATH; may be repeated\n"
         "                       (default: 127.0.0.1:8080, or systemd's sockets)\n"

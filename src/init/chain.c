@@ -117,7 +117,8 @@ static int load(const struct rr_init_options *o, const char *path, const char *d
                          .patience_ns = o->patience_s > 0 ? (uint64_t)o->patience_s * 1000000000u
                                                           : RR_CHAIN_PATIENCE_NS,
                          .tls = access(tls_files.cert_file, F_OK) == 0 ? &tls_files : NULL,
-                         .plain = o->plain};
+                         .plain = o->plain,
+                         .again = o->again};
     int r;
 
     if (file) {

@@ -28,7 +28,7 @@ struct rr_init_options {
     } modules[RR_INIT_MAX_MODULES];
     size_t n_modules;
     int patience_s; /* 0: the usual */
-    bool plain, trace;
+    bool plain, trace, again;
 };
 
 /* Exit statuses of shells and containers, which orchestrators know. */

@@ -25,7 +25,7 @@ static int usage(void)
           "Options: descriptors, --image-fd N, --second-fd N, --domain-fd N, --module-fd N=PATH; "
           "and what annotations\n"
           "say, --function NAME, --next NAME[@ADDRESS], --listen ADDRESS, --workflow FILE,\n"
-          "--second MODULE, --patience S, --plain, --trace.\n",
+          "--second MODULE, --patience S, --plain, --trace, --again.\n",
           stderr);
     return RR_E_USAGE;
 }
@@ -56,19 +56,14 @@ static bool take_module(struct rr_init_options *o, char *text)
 /* argv[0] is the mode. */
 static int run(int argc, char **argv)
 {
-    static const struct option options[] = {{"image-fd", required_argument, NULL, 'i'},
-                                            {"second-fd", required_argument, NULL, 'j'},
-                                            {"domain-fd", required_argument, NULL, 'd'},
-                                            {"module-fd", required_argument, NULL, 'm'},
-                                            {"function", required_argument, NULL, 'f'},
-                                            {"next", required_argument, NULL, 'n'},
-                                            {"listen", required_argument, NULL, 'l'},
-                                            {"workflow", required_argument, NULL, 'w'},
-                                            {"second", required_argument, NULL, 's'},
-                                            {"patience", required_argument, NULL, 'q'},
-                                            {"plain", no_argument, NULL, 'p'},
-                                            {"trace", no_argument, NULL, 't'},
-                                            {0}};
+    static const struct option options[] = {
+        {"image-fd", required_argument, NULL, 'i'},  {"second-fd", required_argument, NULL, 'j'},
+        {"domain-fd", required_argument, NULL, 'd'}, {"module-fd", required_argument, NULL, 'm'},
+        {"function", required_argument, NULL, 'f'},  {"next", required_argument, NULL, 'n'},
+        {"listen", required_argument, NULL, 'l'},    {"workflow", required_argument, NULL, 'w'},
+        {"second", required_argument, NULL, 's'},    {"patience", required_argument, NULL, 'q'},
+        {"plain", no_argument, NULL, 'p'},           {"trace", no_argument, NULL, 't'},
+        {"again", no_argument, NULL, 'a'},           {0}};
     struct rr_init_options o = {.image_fd = -1, .second_fd = -1, .domain_fd = -1};
     bool good = true;
     int c;
@@ -82,6 +77,8 @@ static int run(int argc, char **argv)
             o.plain = true;
         else if (c == 't')
             o.trace = true;
+        else if (c == 'a')
+            o.again = true;
         else if (c == 'm')
             good = take_module(&o, optarg);
         else if (c == 'q')

@@ -61,6 +61,22 @@ static int take_patience(const struct json_object *spec, unsigned int *ret, stru
     return 0;
 }
 
+/* As a workflow file has it for its edges. */
+static int take_delivery(const struct json_object *spec, struct rr_oci_chain *c,
+                         struct rr_error *err)
+{
+    const char *name = "roadrunner.dev/delivery", *text = value_of(spec, name);
+
+    c->again = text && strcmp(text, "at-least-once") == 0;
+    if (text && !c->again && strcmp(text, "at-most-once") != 0)
+        return wrong(err, name, "write \"at-least-once\" or \"at-most-once\"",
+                     "is no way of delivery");
+    if (text && c->workflow)
+        return wrong(err, name, "write `delivery` at the edges of the workflow file",
+                     "does not go with roadrunner.dev/workflow");
+    return 0;
+}
+
 /* "/dir/func_b.wasm" -> "func_b". */
 static char *short_name(const char *path)
 {
@@ -126,6 +142,8 @@ int rr_oci_chain_read(const struct json_object *spec, struct rr_oci_chain *ret,
         r = take_flag(spec, "roadrunner.dev/plain", &c.plain, err);
     if (r == 0)
         r = take_flag(spec, "roadrunner.dev/trace", &c.trace, err);
+    if (r == 0)
+        r = take_delivery(spec, &c, err);
     if (r == 0)
         r = take_prototype(spec, &c, err);
     if (r == 0 && c.workflow && c.next)
@@ -269,6 +287,8 @@ int rr_oci_chain_rewrite(struct json_object *spec, const struct rr_oci_chain *c,
                 add(list, "--plain");
             if (c->trace)
                 add(list, "--trace");
+            if (c->again)
+                add(list, "--again");
         }
         add(list, word);
     }

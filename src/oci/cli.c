@@ -40,9 +40,11 @@ static const struct {
     const char *name;
     int (*run)(struct call *c);
 } commands[] = {
-    {"create", command_create},     {"run", command_create},  {"exec", command_exec},
-    {"delete", command_delete},     {"state", command_state}, {"list", command_state},
-    {"features", command_features},
+    {"create", command_create},     {"run", command_create},
+    {"exec", command_exec},         {"delete", command_delete},
+    {"state", command_state},       {"list", command_state},
+    {"features", command_features}, {"checkpoint", command_checkpoint},
+    {"restore", command_restore},
 };
 
 static int usage(const char *what, const char *word)
@@ -57,7 +59,7 @@ static const char *default_root(void)
     const char *session = getenv("XDG_RUNTIME_DIR");
     char *path = NULL;
 
-    if (geteuid() == 0 || !session || asprintf(&path, "%s/roadrunner-oci", session) < 0) {
+    if (rr_oci_is_node() || !session || asprintf(&path, "%s/roadrunner-oci", session) < 0) {
         mkdir("/run/roadrunner", 0711);
         return DEFAULT_ROOT;
     }

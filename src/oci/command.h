@@ -41,5 +41,8 @@ int command_exec(struct call *c);
 int command_delete(struct call *c);
 int command_state(struct call *c);
 int command_features(struct call *c);
+/* checkpoint and restore: refused for Wasm containers. */
+int command_checkpoint(struct call *c);
+int command_restore(struct call *c);
 
 #endif

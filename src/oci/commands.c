@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What differs from the runtime's own commands. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -234,6 +235,15 @@ static int run_and_remove(struct call *c, const struct rr_bundle *b)
     return r < 0 ? 1 : r;
 }
 
+/* As runc has it; crun takes what it finds. */
+static bool is_name(const char *id)
+{
+    for (const char *p = id; *p; p++)
+        if (!isalnum((unsigned char)*p) && !strchr("_+.-", *p))
+            return false;
+    return *id && strcmp(id, ".") != 0 && strcmp(id, "..") != 0;
+}
+
 int command_create(struct call *c)
 {
     const char *bundle = call_get(c, "--bundle", "-b");
@@ -243,6 +253,11 @@ int command_create(struct call *c)
     bool ours = false;
     int r;
 
+    if (c->id && !is_name(c->id)) {
+        rr_error_set(&err, RR_E_INVALID, "letters, digits, '_', '+', '.' and '-'",
+                     "'%.80s' is no name of a container", c->id);
+        return call_fail(c, &err);
+    }
     if (call_get(c, "--config", "-f")) /* crun's own; not a bundle as others know it */
         return call_exec(c);
     r = rr_bundle_open(bundle ? bundle : ".", &b, &err);
@@ -364,6 +379,40 @@ int command_delete(struct call *c)
         rr_domain_leave(bundle);
     }
     return r < 0 ? 1 : r;
+}
+
+/* --- checkpoint, restore --------------------------------------------------------------------- */
+
+static int no_checkpoints(const struct call *c)
+{
+    struct rr_error err;
+
+    rr_error_set(&err, RR_E_INVALID, "stop it, and start it again: its module's memory is not kept",
+                 "%s: checkpoints of Wasm containers are neither made nor restored", c->command);
+    return call_fail(c, &err);
+}
+
+int command_checkpoint(struct call *c)
+{
+    struct json_object *state = c->id ? state_of(c, c->id) : NULL;
+    __attribute__((cleanup(rr_free_cleanup))) char *ours = state ? private_bundle(state) : NULL;
+
+    json_object_put(state);
+    return ours ? no_checkpoints(c) : call_exec(c);
+}
+
+int command_restore(struct call *c)
+{
+    const char *bundle = call_get(c, "--bundle", "-b");
+    struct rr_bundle *b = NULL;
+    struct rr_error err;
+    bool wasm;
+
+    if (rr_bundle_open(bundle ? bundle : ".", &b, &err) != 0)
+        return call_fail(c, &err);
+    wasm = b->wasm;
+    rr_bundle_free(b);
+    return wasm ? no_checkpoints(c) : call_exec(c);
 }
 
 /* --- exec ------------------------------------------------------------------------------------ */

@@ -61,7 +61,7 @@ static void state_path(char ret[PATH_MAX])
 
     if (own && *own)
         snprintf(ret, PATH_MAX, "%s", own);
-    else if (geteuid() != 0 && session)
+    else if (!rr_oci_is_node() && session)
         snprintf(ret, PATH_MAX, "%s/roadrunner", session);
     else
         snprintf(ret, PATH_MAX, "/run/roadrunner");

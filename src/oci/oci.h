@@ -67,7 +67,7 @@ int rr_oci_read_json(const char *path, struct json_object **ret, struct rr_error
 struct rr_oci_chain {
     char *function, *next, *listen, *workflow, *second;
     unsigned int patience_s; /* 0: the usual */
-    bool plain, trace;
+    bool plain, trace, again;
     bool any; /* it is part of a chain or a workflow */
 };
 
@@ -141,6 +141,9 @@ int rr_runtime_find(const char *root, const char *id, bool view, char *ret, size
  * to be executed with RR_RUNTIME_CLONED=1 in its environment. -1: it is to be run by its path. */
 #define RR_RUNTIME_CLONED "_LIBCONTAINER_CLONED_BINARY"
 int rr_runtime_open(const char *path);
+/* Are the node's own folders ours? Else those of a user's session are: root of a user namespace, as
+ * in rootless podman, is a user, too. */
+bool rr_oci_is_node(void);
 /* A descriptor of roadrunner-worker, through which its file cannot be written. */
 int rr_worker_open(int *ret_fd, struct rr_error *err);
 /* The compiled image of a module, from the node's cache, or made for it. -1: none; the worker then

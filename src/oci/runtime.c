@@ -226,6 +226,11 @@ int rr_worker_open(int *ret_fd, struct rr_error *err)
     return 0;
 }
 
+bool rr_oci_is_node(void)
+{
+    return geteuid() == 0 && access("/run", W_OK) == 0;
+}
+
 /* --- compiled images ------------------------------------------------------------------------- */
 
 /* Standard output of the worker in the mode `prepare`; its errors are for the container to tell. */
@@ -275,7 +280,7 @@ int rr_worker_image(int module_fd)
     struct rr_error err;
     int fd;
 
-    if (geteuid() == 0) /* a daemon has no home */
+    if (rr_oci_is_node()) /* a daemon has no home */
         setenv("ROADRUNNER_CACHE_DIR", NODE_CACHE, 0);
     fd = rr_cache_open(module_fd, MAX_MODULE, RR_ENGINE_VERSION);
     if (fd >= 0)

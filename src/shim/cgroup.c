@@ -32,15 +32,23 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
-static void set_path(char **to, const char *controllers, const char *path)
+static void set_path(char **to, const char *root, const char *controllers, const char *path)
 {
-    if (*to || asprintf(to, ROOT "/%s%s", controllers, path) < 0)
+    if (*to || asprintf(to, "%s%s%s%s", root, *controllers ? "/" : "", controllers, path) < 0)
         return;
     if (access(*to, F_OK) != 0)
         free(rr_take(*to));
 }
 
-static void take_line(struct rr_cgroup *c, char *line)
+static bool is_v2(const char *root)
+{
+    char path[4096];
+
+    snprintf(path, sizeof(path), "%s/cgroup.controllers", root);
+    return access(path, F_OK) == 0;
+}
+
+static void take_line(struct rr_cgroup *c, const char *root, char *line)
 {
     char *controllers = strchr(line, ':'),
          *path = controllers ? strchr(controllers + 1, ':') : NULL;
@@ -51,36 +59,41 @@ static void take_line(struct rr_cgroup *c, char *line)
     controllers++;
     path[strcspn(path, "\n")] = 0;
     if (!*controllers) {
-        if (access(ROOT "/cgroup.controllers", F_OK) != 0)
+        if (!is_v2(root))
             return; /* beside version 1 */
         c->v2 = true;
-        set_path(&c->memory, "", path);
-        set_path(&c->cpu, "", path);
-        set_path(&c->pids, "", path);
+        set_path(&c->memory, root, "", path);
+        set_path(&c->cpu, root, "", path);
+        set_path(&c->pids, root, "", path);
         return;
     }
     if (has_word(controllers, "memory"))
-        set_path(&c->memory, controllers, path);
+        set_path(&c->memory, root, controllers, path);
     if (has_word(controllers, "cpu"))
-        set_path(&c->cpu, controllers, path);
+        set_path(&c->cpu, root, controllers, path);
     if (has_word(controllers, "cpuacct"))
-        set_path(&c->cpuacct, controllers, path);
+        set_path(&c->cpuacct, root, controllers, path);
     if (has_word(controllers, "pids"))
-        set_path(&c->pids, controllers, path);
+        set_path(&c->pids, root, controllers, path);
+}
+
+void rr_cgroup_read(struct rr_cgroup *c, const char *root, const char *path)
+{
+    __attribute__((cleanup(rr_file_cleanup))) FILE *f = fopen(path, "re");
+    __attribute__((cleanup(rr_free_cleanup))) char *line = NULL;
+    size_t cap = 0;
+
+    *c = (struct rr_cgroup){.oom_fd = -1};
+    while (f && getline(&line, &cap, f) > 0)
+        take_line(c, root, line);
 }
 
 void rr_cgroup_find(struct rr_cgroup *c, pid_t pid)
 {
-    __attribute__((cleanup(rr_file_cleanup))) FILE *f = NULL;
-    __attribute__((cleanup(rr_free_cleanup))) char *line = NULL;
     char path[64];
-    size_t cap = 0;
 
-    *c = (struct rr_cgroup){.oom_fd = -1};
     snprintf(path, sizeof(path), "/proc/%d/cgroup", pid);
-    f = fopen(path, "re");
-    while (f && getline(&line, &cap, f) > 0)
-        take_line(c, line);
+    rr_cgroup_read(c, ROOT, path);
 }
 
 void rr_cgroup_free(struct rr_cgroup *c)

@@ -88,6 +88,32 @@ static int open_file(struct rr_io *io, int n, const char *path)
     return io->child[n] < 0 ? -errno : 0;
 }
 
+static bool is_logger(const char *uri)
+{
+    return strncmp(uri, "binary://", 9) == 0 || strncmp(uri, "binary-v2://", 12) == 0;
+}
+
+/* One for both outputs; a terminal has but one. */
+static int open_logger(struct rr_io *io, const struct rr_io_names *names, struct rr_error *err)
+{
+    int fds[2], r = rr_logger_start(names, fds, &io->logger, err);
+
+    if (r)
+        return r;
+    for (int n = 1; n < 3; n++) {
+        io->paths[n] = strdup(n == 1 ? names->out : names->err);
+        if (!io->terminal)
+            io->child[n] = fds[n - 1];
+        else if (n == 1)
+            io->keep[n] = fds[0];
+        else
+            close(fds[1]);
+    }
+    if (io->terminal)
+        fcntl(io->keep[1], F_SETFL, O_NONBLOCK);
+    return io->paths[1] && io->paths[2] ? 0 : rr_error_no_memory(err);
+}
+
 static int open_one(struct rr_io *io, int n, const char *uri, struct rr_error *err)
 {
     const char *scheme = strstr(uri, "://"), *path = uri;
@@ -103,7 +129,7 @@ static int open_one(struct rr_io *io, int n, const char *uri, struct rr_error *e
         path = uri + 7;
         r = open_file(io, n, path);
     } else {
-        return rr_error_set(err, RR_E_INVALID, "use a FIFO or a file",
+        return rr_error_set(err, RR_E_INVALID, "use a FIFO, a file, or a program (binary:///...)",
                             "the stream %s is of a kind that this shim does not know", uri);
     }
     return r < 0 ? rr_error_set(err, RR_E_SYSTEM, "", "cannot open the stream %s: %s", path,
@@ -268,24 +294,27 @@ static int open_console(struct rr_io *io)
 
 /* --- all of a process's ---------------------------------------------------------------------- */
 
-int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *out,
-               const char *err_path, bool terminal, struct rr_error *err)
+int rr_io_open(struct rr_io *io, struct rr_loop *l, const struct rr_io_names *names,
+               struct rr_error *err)
 {
-    const char *uris[3] = {in, out, terminal ? "" : err_path};
-    int r = 0;
+    const char *uris[3] = {names->in, names->out, names->terminal ? "" : names->err};
+    int n_uris = is_logger(names->out) ? 1 : 3, r = 0;
 
-    *io = (struct rr_io){.terminal = terminal,
+    *io = (struct rr_io){.terminal = names->terminal,
                          .child = {-1, -1, -1},
                          .keep = {-1, -1, -1},
                          .console_listen = -1,
                          .master = -1,
                          .notify = -1,
+                         .logger = -1,
                          .loop = l};
-    for (int n = 0; n < 3 && r == 0; n++) {
+    for (int n = 0; n < n_uris && r == 0; n++) {
         io->paths[n] = strdup(uris[n]);
         r = io->paths[n] ? open_one(io, n, uris[n], err) : rr_error_no_memory(err);
     }
-    if (r == 0 && terminal) {
+    if (r == 0 && n_uris == 1)
+        r = open_logger(io, names, err);
+    if (r == 0 && names->terminal) {
         int e = open_console(io);
 
         if (e < 0)
@@ -341,6 +370,9 @@ void rr_io_close(struct rr_io *io)
     }
     rr_close_cleanup(&io->master);
     io->master = -1;
+    if (io->logger >= 0)
+        rr_logger_end(io->loop, io->logger);
+    io->logger = -1;
     free(rr_take(io->in));
     free(rr_take(io->out));
 }

@@ -68,6 +68,7 @@ struct rr_io {
     int console_listen, master;
     char console_path[64], console_dir[48];
     int notify; /* of what its writer does with stdin */
+    int logger; /* pidfd of the program that reads what is written; -1: none */
     struct rr_watch *on_console, *on_master, *on_input, *on_output, *on_notify;
     struct rr_loop *loop;
     struct rr_copy {
@@ -77,13 +78,34 @@ struct rr_io {
     uint16_t width, height;
 };
 
-/* Open what @paths name. 0, or an enum rr_code: RR_E_INVALID for what we do not know. */
-int rr_io_open(struct rr_io *io, struct rr_loop *l, const char *in, const char *out,
-               const char *err_path, bool terminal, struct rr_error *err);
+/* What containerd names, and whose they are. */
+struct rr_io_names {
+    const char *in, *out, *err;
+    bool terminal;
+    const char *container, *namespace;
+};
+
+/* Open them. 0, or an enum rr_code: RR_E_INVALID for what we do not know. */
+int rr_io_open(struct rr_io *io, struct rr_loop *l, const struct rr_io_names *names,
+               struct rr_error *err);
 void rr_io_started(struct rr_io *io);     /* the process has its copies */
 void rr_io_close_stdin(struct rr_io *io); /* for good */
 int rr_io_resize(struct rr_io *io, uint16_t width, uint16_t height);
 void rr_io_close(struct rr_io *io);
+
+/* --- logger.c: a program that takes a container's output ------------------------------------- */
+
+#define RR_LOGGER_MAX 4096 /* characters of its URI */
+#define RR_LOGGER_WORDS 32
+
+/* "binary:///PROGRAM?KEY=VALUE" as words; text of @ret in @room. Returns how many; 0: it is none.
+ */
+size_t rr_logger_words(const char *uri, char room[RR_LOGGER_MAX], const char *ret[RR_LOGGER_WORDS]);
+/* Start it, and wait until it is ready. @ret_fds: owned: where its two inputs are written. */
+int rr_logger_start(const struct rr_io_names *names, int ret_fds[2], int *ret_pidfd,
+                    struct rr_error *err);
+/* It sees the end of its input: if that does not end it, a signal does. @pidfd: moved. */
+void rr_logger_end(struct rr_loop *l, int pidfd);
 
 /* --- mount.c --------------------------------------------------------------------------------- */
 
@@ -102,6 +124,8 @@ struct rr_cgroup {
 
 /* Of a process, while it lives. */
 void rr_cgroup_find(struct rr_cgroup *c, pid_t pid);
+/* As its file @path says it, below @root. */
+void rr_cgroup_read(struct rr_cgroup *c, const char *root, const char *path);
 void rr_cgroup_free(struct rr_cgroup *c);
 /* A container will be made soon. */
 void rr_cgroup_announce(void);

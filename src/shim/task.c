@@ -295,6 +295,12 @@ static void create_job(struct task *t, struct pending *d)
 static void do_create(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
 {
     const Rr__Pb__CreateTaskRequest *q = m;
+    const struct rr_io_names names = {.in = q->stdin,
+                                      .out = q->stdout,
+                                      .err = q->stderr,
+                                      .terminal = q->terminal,
+                                      .container = q->id,
+                                      .namespace = all->namespace};
     __attribute__((cleanup(rr_free_cleanup))) char *rootfs = NULL;
     struct rr_error err = {0};
     struct pending *d;
@@ -319,7 +325,7 @@ static void do_create(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
     write_options(t);
     r = rr_mount_all(q->rootfs, q->n_rootfs, rootfs, &err);
     if (r == 0) {
-        r = rr_io_open(&t->init.io, all->loop, q->stdin, q->stdout, q->stderr, q->terminal, &err);
+        r = rr_io_open(&t->init.io, all->loop, &names, &err);
         t->init.io_open = r == 0;
     }
     d = r == 0 ? pending_new(rpc, &t->init) : NULL;
@@ -463,6 +469,12 @@ static void do_start(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
 static void do_exec(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
 {
     const Rr__Pb__ExecRequest *q = m;
+    const struct rr_io_names names = {.in = q->stdin,
+                                      .out = q->stdout,
+                                      .err = q->stderr,
+                                      .terminal = q->terminal,
+                                      .container = q->id,
+                                      .namespace = all->namespace};
     struct task *t = find_task(all, q->id);
     Rr__Pb__TaskExec e = RR__PB__TASK_EXEC__INIT;
     struct rr_error err = {0};
@@ -490,7 +502,7 @@ static void do_exec(struct rr_tasks *all, struct rr_rpc *rpc, const void *m)
         free(p);
         return;
     }
-    if (rr_io_open(&p->io, all->loop, q->stdin, q->stdout, q->stderr, q->terminal, &err) != 0) {
+    if (rr_io_open(&p->io, all->loop, &names, &err) != 0) {
         rr_rpc_fail(rpc, RR_STATUS_UNKNOWN, "%s", err.text);
         proc_deinit(p);
         free(p);

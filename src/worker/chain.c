@@ -110,7 +110,7 @@ static bool is_unix(const char *address)
 
 static int open_net(struct asker *a, struct rr_error *err)
 {
-    const struct rr_workflow any = {.chain = true};
+    const struct rr_workflow any = {.chain = true, .again = a->chain->again};
     struct rr_wire_text texts[2] = {{.key = "workflow", .value = "chain"}, {.key = "digest"}};
     struct rr_net_options o = {
         .events = {.place = on_place, .message = on_message, .admit = on_admit, .down = on_down},
@@ -285,7 +285,9 @@ static char *write_text(const struct rr_chain *c, const struct hop *hops, size_t
     for (size_t n = 0; n < n_here + n_hops; n++) {
         const char *to = n < n_here ? here[n] : hops[n - n_here].name;
 
-        fprintf(f, "  - {from: %s, to: %s}\n", before, to);
+        /* within a process there is nothing to deliver again */
+        fprintf(f, "  - {from: %s, to: %s%s}\n", before, to,
+                c->again && (c->name || n >= n_here) ? ", delivery: at-least-once" : "");
         before = to;
     }
     fprintf(f, "result: %s\n", before);
@@ -323,6 +325,7 @@ static int fill(struct rr_workflow *wf, const struct rr_chain *c, const struct h
         r |= set_text(&wf->nodes[0].next, c->next ? c->next : "");
     wf->here = c->name ? 0 : RR_NODE_HERE;
     wf->chain = true;
+    wf->again = c->again;
     return r;
 }
 
@@ -374,5 +377,7 @@ int rr_chain_open(const char *what, const struct rr_net_tls *tls, bool plain,
     if (strncmp(what, RR_CHAIN_PREFIX, strlen(RR_CHAIN_PREFIX)) != 0)
         return rr_workflow_load(what, ret, err);
     c.next = what + strlen(RR_CHAIN_PREFIX);
+    c.again = strncmp(c.next, RR_CHAIN_AGAIN, strlen(RR_CHAIN_AGAIN)) == 0;
+    c.next += c.again ? strlen(RR_CHAIN_AGAIN) : 0;
     return rr_chain_load(&c, NULL, ret, err);
 }

@@ -20,15 +20,18 @@ struct rr_chain {
     uint64_t patience_ns;   /* for functions that are not there yet */
     const struct rr_net_tls *tls;
     bool plain; /* without TLS beyond this machine */
+    bool again; /* messages are delivered at least once; all of the chain say so, or none */
 };
 
 /* Is it "NAME" or "NAME@ADDRESS"? */
 bool rr_chain_next_valid(const char *next);
 
 #define RR_CHAIN_PREFIX "chain:"
+#define RR_CHAIN_AGAIN "at-least-once:" /* may come after it */
 
 /* Where a command takes a workflow file: a file, or "chain:NAME" or "chain:NAME@HOST:PORT", the
- * chain that begins there; a name alone is of the folder rr_runtime_dir(). As the two functions. */
+ * chain that begins there; "chain:at-least-once:NAME", if it delivers so; a name alone is of the
+ * folder rr_runtime_dir(). As the two functions. */
 int rr_chain_open(const char *what, const struct rr_net_tls *tls, bool plain,
                   struct rr_workflow **ret, struct rr_error *err);
 

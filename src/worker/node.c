@@ -91,16 +91,30 @@ void rr_node_server_reload(struct rr_node_server *s)
     wake(s);
 }
 
-/* Everything that has come, for all sessions. True: there was something. */
+/* Everything that has come, for all sessions. True: there was something. While a guest runs, an
+ * origin may come: then the list of sessions is another. */
 static bool work(struct rr_node_server *s)
 {
     size_t n;
     struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
     bool busy = false;
 
-    for (size_t k = 0; k < n; k++)
+    for (size_t k = 0; k < n; k++) {
         busy = rr_session_work(sessions[k]->remote) || busy;
+        sessions = rr_nodes_sessions(s->nodes, &n);
+    }
     return busy;
+}
+
+static bool any_over(struct rr_node_server *s)
+{
+    size_t n;
+    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+
+    for (size_t k = 0; k < n; k++)
+        if (sessions[k]->remote->ended)
+            return true;
+    return false;
 }
 
 static bool anything_left(struct rr_node_server *s)
@@ -213,13 +227,14 @@ int rr_node_server_run(struct rr_node_server *s, struct rr_error *err)
         }
         if (come < 0)
             return (int)err->code;
-        if (busy || come)
-            continue;
         if (rr_now_ns() - s->expired_ns > EXPIRE_NS) {
             s->expired_ns = rr_now_ns();
+            rr_net_listen_again(rr_nodes_net(s->nodes));
+            rr_nodes_expire(s->nodes);
+        } else if (any_over(s)) {
             rr_nodes_expire(s->nodes);
         }
-        if (!spin(s))
+        if (!busy && !come && !spin(s))
             doze(s);
     }
     return 0;

@@ -234,8 +234,12 @@ static int on_admit(void *user, struct rr_net_peer *peer, struct rr_error *err)
     uint8_t id[RR_SESSION_BYTES];
 
     if (!digest || strcmp(digest, nodes->digest) != 0)
-        return unlike(err, peer, "has another version of the workflow",
-                      "give all nodes the same workflow file");
+        return nodes->wf->chain
+                   ? unlike(err, peer, "is of a chain that delivers otherwise, or of none",
+                            "give all of a chain the same roadrunner.dev/delivery; commands know "
+                            "chain:at-least-once:NAME")
+                   : unlike(err, peer, "has another version of the workflow",
+                            "give all nodes the same workflow file");
     if (v)
         return check_node(nodes, peer, v->node, err);
     if (session && *session && !unhex(session, id, sizeof(id)))
@@ -257,12 +261,15 @@ static bool is_near(const struct nodes *nodes, const struct rr_net_peer *peer)
 static void tell_near(struct remote *rm, struct rr_net_peer *peer, int node, int as)
 {
     static _Thread_local struct word_of_node w; /* one thread; too large for a stack */
+    const struct via *v = rr_net_peer_data(peer);
 
     if (node == rm->w->wf->here)
         rr_near_open(rm); /* or it says that there is none */
     w.n = (uint32_t)(as + 1);
     snprintf(w.text, sizeof(w.text), "%s", rr_near_dir(rm, node));
     rr_nodes_say(rm, peer, NODE_LINK, &w);
+    if (rm->states && v->node >= 0)
+        rm->states[v->node].told_near = true;
 }
 
 void rr_nodes_introduce(struct remote *rm, int node)
@@ -429,6 +436,9 @@ void rr_nodes_expire(struct nodes *nodes)
             n++;
             continue;
         }
+        if (w->remote->origin)
+            rr_log(2, "%s is away: it has ended its session",
+                   rr_net_peer_address(w->remote->origin));
         for (size_t k = 0; k < nodes->n_vias; k++)
             if (nodes->vias[k]->session == w->remote)
                 nodes->vias[k]->session = NULL;

@@ -31,6 +31,7 @@ struct node_state {
     uint64_t down_ns;     /* since when it is not */
     char incarnation[33]; /* of its process, "" before it was reached */
     struct rr_error why;  /* of the last failure to reach it */
+    bool told_near;       /* where others listen, and has not answered since */
     uint64_t answered;    /* the last question it answered */
     uint64_t to_ask;      /* it has not been asked yet; 0: nothing */
     bool idle;            /* as it said then, for the run that it was asked about */

@@ -42,6 +42,7 @@ void rr_nodes_found(struct remote *rm, int node, const char *incarnation, bool n
     s->up = true;
     s->up_ns = rr_now_ns();
     s->near = near;
+    s->told_near = false;
     s->why.code = RR_OK;
     snprintf(s->incarnation, sizeof(s->incarnation), "%s", incarnation ? incarnation : "");
     if (!other)
@@ -107,53 +108,49 @@ static bool hopeless(const struct remote *rm)
     return false;
 }
 
-/* Once more round, for something that is not there yet. */
-static int look_once(struct remote *rm, bool (*there)(const struct remote *rm),
-                     struct rr_error *err)
+static bool told_near(const struct remote *rm)
 {
-    if (rr_remote_pump(rm, false, err) < 0)
-        return (int)err->code;
-    if (rr_worker_cancelled(rm->w))
-        return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
-    if (!there(rm))
-        rr_remote_sleep(rm, rr_now_ns() + 20000000);
-    return 0;
+    for (size_t n = 0; n < rm->w->wf->n_nodes; n++)
+        if (rm->states[n].up && rm->states[n].told_near)
+            return true;
+    return false;
 }
 
-static bool all_answered(const struct remote *rm)
-{
-    uint64_t activity = 0;
-    bool idle = true;
-
-    return rr_nodes_answered(rm, &idle, &activity);
-}
-
-/* A message over a link overtakes the word, over the network, of who else is near: that has been
- * heard when the question behind it is answered. */
+/* Messages overtake words: until a node has answered what was asked after the word, it may take its
+ * near neighbour for a distant one. It may also be busy with another origin, for long. */
 static int await_introductions(struct remote *rm, struct rr_error *err)
 {
     uint64_t give_up = rr_now_ns() + NEAR_NS;
-    int r = 0;
 
-    rm->introduced = false;
-    rm->question++;
-    rr_nodes_ask(rm, rm->question);
-    while (r == 0 && !all_answered(rm) && rr_now_ns() < give_up && rr_nodes_ready(rm))
-        r = look_once(rm, all_answered, err);
-    return r;
+    if (!told_near(rm))
+        return 0;
+    rr_nodes_ask(rm, ++rm->question);
+    while (told_near(rm) && rr_now_ns() < give_up) {
+        if (rr_remote_pump(rm, false, err) < 0)
+            return (int)err->code;
+        if (rr_worker_cancelled(rm->w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
+        if (told_near(rm))
+            rr_remote_sleep(rm, rr_now_ns() + 20000000);
+    }
+    return 0;
 }
 
 static int await_nodes(struct remote *rm, struct rr_error *err)
 {
     uint64_t give_up = rr_now_ns() + READY_NS;
-    int r = 0;
 
-    while (r == 0 && !rr_nodes_ready(rm)) {
+    while (!rr_nodes_ready(rm)) {
+        if (rr_remote_pump(rm, false, err) < 0)
+            return (int)err->code;
+        if (rr_worker_cancelled(rm->w))
+            return rr_error_set(err, RR_E_CANCELLED, "", "interrupted");
         if (rr_now_ns() > give_up || hopeless(rm))
             return rr_nodes_check(rm, 0, err);
-        r = look_once(rm, rr_nodes_ready, err);
+        if (!rr_nodes_ready(rm))
+            rr_remote_sleep(rm, rr_now_ns() + 20000000);
     }
-    return r == 0 && rm->introduced ? await_introductions(rm, err) : r;
+    return await_introductions(rm, err);
 }
 
 int rr_nodes_start(struct rr_worker *w, struct rr_error *err)
@@ -301,6 +298,7 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         if (w->a != rm->question || w->run != rm->run)
             break;
         s->answered = w->a;
+        s->told_near = false;
         s->idle = w->idle != 0;
         s->activity = w->b;
         snprintf(s->pending, sizeof(s->pending), "%.191s", w->text);
@@ -323,10 +321,8 @@ void rr_origin_hear(struct remote *rm, int node, enum node_word word, struct wor
         break;
     case NODE_LINK:
         s->near = false;
-        if (!rm->w->network_only && rr_near_found(rm, node, w->text)) {
+        if (!rm->w->network_only && rr_near_found(rm, node, w->text))
             rr_nodes_introduce(rm, node);
-            rm->introduced = true;
-        }
         break;
     case NODE_ASK:
     case NODE_RUN:

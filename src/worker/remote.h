@@ -111,7 +111,6 @@ struct remote {
     int zygote_fd;
     pid_t zygote_pid;
     uint64_t question;
-    bool introduced; /* nodes of this machine were told of each other, since they were asked */
     struct rr_error failure; /* code != 0: of the current run */
     bool active, stopping;   /* a run is; all is */
     struct pulse *pulses;

@@ -156,7 +156,7 @@ static void digest_number(EVP_MD_CTX *ctx, uint64_t n)
 static void digest_all(EVP_MD_CTX *ctx, const struct rr_workflow *wf)
 {
     if (wf->chain) { /* where a chain is run more is known of it than at its nodes */
-        digest_text(ctx, "roadrunner chain 1");
+        digest_text(ctx, wf->again ? "roadrunner chain 1, at least once" : "roadrunner chain 1");
         return;
     }
     digest_text(ctx, wf->name);

@@ -132,6 +132,7 @@ struct rr_workflow {
     /* A line that no file has, see worker/chain.h. Each node knows itself (function, edge and node
      * 0) and the next one (1), whatever their numbers are elsewhere. */
     bool chain;
+    bool again; /* of a chain: its messages are delivered at least once */
     struct rr_function *functions;
     size_t n_functions;
     struct rr_edge *edges;

@@ -11,6 +11,8 @@
 //	cri SOCKET start|stop|rm|status|stats ID
 //	cri SOCKET stop-pod|rm-pod|status-pod|stats-pod ID
 //	cri SOCKET version|info|ps|pods
+//	cri SOCKET cycles POD N CLIENTS         <CreateContainerRequest: that often created, ended
+//	cri SOCKET cycles-pods HANDLER N CLIENTS <the same: pods with a container    and removed
 //
 // What is asked comes as JSON, on standard input; so do answers.
 package main
@@ -23,6 +25,8 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -180,6 +184,110 @@ func info(c *call) error {
 	return show(s, err)
 }
 
+// cycle makes a container, ends it in one of the ways there are, and removes it.
+func cycle(c *call, n int, pod string, request *v1.CreateContainerRequest) error {
+	config := proto.Clone(request.Config).(*v1.ContainerConfig)
+	config.Metadata.Name = fmt.Sprintf("cycle%d", n)
+	if n%5 == 4 { // it ends of itself
+		config.Command = []string{"/stdio_upper.wasm"}
+	}
+	id, err := c.rt.CreateContainer(c.ctx, pod, config, request.SandboxConfig)
+	fmt.Println(id)
+	if err == nil && n%5 != 3 {
+		err = c.rt.StartContainer(c.ctx, id)
+	}
+	switch {
+	case err != nil:
+		return err
+	case n%5 == 0:
+		err = c.rt.StopContainer(c.ctx, id, 0)
+	case n%5 == 1:
+		err = c.rt.StopContainer(c.ctx, id, 10)
+	case n%5 == 4:
+		for ended := false; !ended && err == nil; time.Sleep(time.Millisecond) {
+			var s *v1.ContainerStatusResponse
+			if s, err = c.rt.ContainerStatus(c.ctx, id, false); err == nil {
+				ended = s.Status.State == v1.ContainerState_CONTAINER_EXITED
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return c.rt.RemoveContainer(c.ctx, id)
+}
+
+// cyclePod does so with a pod; the container goes with it, if it was not removed before.
+func cyclePod(c *call, n int, request *v1.CreateContainerRequest) error {
+	own := proto.Clone(request).(*v1.CreateContainerRequest)
+	own.SandboxConfig.Metadata.Name = fmt.Sprintf("cycle%d", n)
+	own.SandboxConfig.Metadata.Uid = own.SandboxConfig.Metadata.Name
+	pod, err := c.rt.RunPodSandbox(c.ctx, own.SandboxConfig, c.id)
+	if err != nil {
+		return err
+	}
+	fmt.Println(pod)
+	if n%3 == 0 {
+		var id string
+		if id, err = c.rt.CreateContainer(c.ctx, pod, own.Config, own.SandboxConfig); err == nil {
+			fmt.Println(id)
+			err = c.rt.StartContainer(c.ctx, id)
+		}
+	} else {
+		err = cycle(c, n, pod, own)
+	}
+	if err == nil {
+		err = c.rt.StopPodSandbox(c.ctx, pod)
+	}
+	if err == nil {
+		err = c.rt.RemovePodSandbox(c.ctx, pod)
+	}
+	return err
+}
+
+// cycles runs @one with the numbers from 0 to N-1, CLIENTS at a time; prints what was made.
+func cycles(c *call, one func(n int, request *v1.CreateContainerRequest) error) error {
+	request := &v1.CreateContainerRequest{}
+	if len(c.args) != 2 {
+		return errors.New("cycles ID N CLIENTS")
+	}
+	n, err := strconv.Atoi(c.args[0])
+	if err != nil {
+		return err
+	}
+	clients, err := strconv.Atoi(c.args[1])
+	if err != nil {
+		return err
+	}
+	if err = input(request); err != nil {
+		return err
+	}
+	var next atomic.Int64
+	var group sync.WaitGroup
+	errs := make([]error, clients)
+	for client := range clients {
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && errs[client] == nil; i = int(next.Add(1)) - 1 {
+				errs[client] = one(i, request)
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+func containerCycles(c *call) error {
+	return cycles(c, func(n int, request *v1.CreateContainerRequest) error {
+		return cycle(c, n, c.id, request)
+	})
+}
+
+func podCycles(c *call) error {
+	return cycles(c, func(n int, request *v1.CreateContainerRequest) error {
+		return cyclePod(c, n, request)
+	})
+}
+
 func version(c *call) error {
 	s, err := c.rt.Version(c.ctx, "v1")
 	return show(s, err)
@@ -189,7 +297,8 @@ var verbs = map[string]func(*call) error{
 	"run": run, "create": create, "update": update, "stop": stop, "exec": exec,
 	"exec-sync": execSync, "logs": readLogs, "ps": containers, "pods": pods, "stats": stats,
 	"stats-pod": podStats, "status": status, "status-pod": podStatus, "info": info,
-	"version":  version,
+	"version": version,
+	"cycles":  containerCycles, "cycles-pods": podCycles,
 	"start":    func(c *call) error { return c.rt.StartContainer(c.ctx, c.id) },
 	"rm":       func(c *call) error { return c.rt.RemoveContainer(c.ctx, c.id) },
 	"stop-pod": func(c *call) error { return c.rt.StopPodSandbox(c.ctx, c.id) },
@@ -209,7 +318,11 @@ func main() {
 	if len(os.Args) < 3 || verbs[os.Args[2]] == nil {
 		fail(errors.New("usage: cri SOCKET VERB [ID] [WORD...]; see main.go"))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*timeout)
+	limit := 2 * timeout
+	if os.Args[2] == "cycles" || os.Args[2] == "cycles-pods" {
+		limit = 24 * time.Hour
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	rt, err := client.NewRemoteRuntimeService(ctx, "unix://"+os.Args[1], timeout, nil, false)
 	if err != nil {

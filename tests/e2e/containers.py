@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles, images and what is left of containers: shared by the tests of the OCI parts."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from conftest import BUILD, guest
 from image import make_image  # noqa: F401 (for those who import us)
 
 OCI = BUILD / "roadrunner-oci"
+NUMBERS = itertools.count()
 BUSYBOX = Path("/bin/busybox")
 
 SECCOMP = {  # enough to see that the worker lives with a filter
@@ -53,6 +55,8 @@ def spec(args, **changes):
         ],
         "linux": {
             "namespaces": [{"type": t} for t in ("pid", "mount", "ipc", "uts", "network")],
+            # else the container's name, which tests beside these may have, too
+            "cgroupsPath": f"/rr-test-{os.getpid()}-{next(NUMBERS)}",
             "seccomp": SECCOMP,
         },
     }

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, edge, guest
-from containers import can_make_containers, make_bundle, make_image, mounts, processes
+from containers import can_make_containers, make_bundle, make_image, mounts, processes, spec
 from test_containerd import RUNTIME, Containerd, find_containerd, shims
+from test_nodes import LOCAL, Certificates, free_port
 from test_oci import Oci
 
 pytestmark = pytest.mark.skipif(
@@ -35,7 +36,17 @@ class Chain(Oci):
         self.env["ROADRUNNER_STATE"] = str(folder / "rr")
         self.names = []
 
-    def bundle(self, name, module, args=(), annotations=None, **changes):
+    def bundle(self, name, module, args=(), annotations=None, net=True, tls=None, **changes):
+        """@net: in a network namespace of its own; @tls: a certificate's files, as options."""
+        if not net:
+            linux = spec([])["linux"]
+            linux["namespaces"] = [n for n in linux["namespaces"] if n["type"] != "network"]
+            changes["linux"] = linux
+        if tls:
+            keys = self.folder / name / "rootfs/etc/roadrunner/tls"
+            keys.mkdir(parents=True, exist_ok=True)
+            for option, file in {"cert": "tls.crt", "key": "tls.key", "ca": "ca.crt"}.items():
+                shutil.copy(tls[tls.index(f"--tls-{option}") + 1], keys / file)
         return make_bundle(
             self.folder / name,
             [f"/{module}.wasm", *args],
@@ -68,6 +79,11 @@ class Chain(Oci):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         return log
+
+    @staticmethod
+    def hops(text):
+        """Who gave what to whom, by which channel: what an entry with TRACE tells, in any order."""
+        return {h[:3] for h in re.findall(rb"(\w+) -> (\w+): (\w+), ", text)}
 
     @staticmethod
     def domain(name):
@@ -119,6 +135,21 @@ def test_three_containers_of_one_domain(chain):
     ], done.stderr
     assert all(int(h[4]) == len(data) and int(h[5]) == 0 for h in hops)
     assert done.stdout == b"in=" + data.upper() + b"\n"
+
+
+def test_one_entry_after_the_other(chain):
+    """The first message between functions that never met does without the network, too; and what
+    a function holds for an entry goes with it: it may have 64 files."""
+    chain.start("c", "concat", annotations={"function": "c"})
+    chain.start("b", "upper", annotations={"function": "b", "next": "c"})
+    bundle = chain.bundle("a", "echo", annotations={"next": "b", **TRACE})
+    for _ in range(15):
+        done = chain("--domain", "d", "run", "-b", bundle, "a", stdin=b"x" * 400_000)
+        assert chain.hops(done.stderr) == {
+            (b"input", b"entry", b"user"),
+            (b"entry", b"b", b"kernel"),
+            (b"b", b"c", b"kernel"),
+        }, done.stderr
 
 
 def test_a_pipe_ends_the_result(chain):
@@ -194,14 +225,26 @@ def test_a_function_is_killed_and_started_again(chain):
     assert chain.run("a", "echo", b"two", annotations={"next": "b"}).stdout == b"TWO"
 
 
-def test_the_newer_of_two_takes_over(chain):
-    """As in a rolling update; the end of the older one changes nothing."""
-    chain.start("old", "echo", annotations={"function": "b"})
-    chain.start("new", "upper", annotations={"function": "b"})
-    assert chain.run("a", "echo", b"x", annotations={"next": "b"}).stdout == b"X"
-    chain("kill", "old", "TERM")
-    chain.wait("old")
-    assert chain.run("a", "echo", b"y", annotations={"next": "b"}).stdout == b"Y"
+def test_of_replicas_the_newest_has_the_name(chain):
+    """As in a rolling update, and when a Deployment is scaled down, which ends the newest first."""
+
+    def says():
+        done = chain.run("a", "echo", b"x", annotations={"next": "b"})
+        return done.stdout or done.stderr
+
+    chain.start("one", "echo", annotations={"function": "b"})
+    chain.start("two", "upper", annotations={"function": "b"})
+    assert says() == b"X"
+    chain.start("three", "concat", annotations={"function": "b"})
+    assert says() == b"in=x\n"
+    chain.delete("one", "TERM")
+    assert says() == b"in=x\n"
+    chain.delete("three", "KILL")
+    assert says() == b"X"
+    chain.start("one", "echo", annotations={"function": "b"})
+    assert says() == b"x"
+    chain.delete("one", "TERM")
+    assert says() == b"X"
 
 
 @pytest.mark.parametrize("users, channel", [((1000, 1000), b"kernel"), ((1000, 0), b"network")])
@@ -213,6 +256,28 @@ def test_users(chain, users, channel):
     done = chain.run("a", "echo", data, annotations={"next": "b", **TRACE}, process=as_user[1])
     assert done.stdout == data.upper(), done.stderr
     assert b"entry -> b: " + channel in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("chain", ["crun", "runc"], indirect=True)
+def test_user_namespaces(chain):
+    """Of one mapping they lend each other memory; others are strangers, root on the node, too."""
+    chain.folder.chmod(0o755)
+
+    def mapped(first):
+        linux, ids = spec([])["linux"], [{"containerID": 0, "hostID": first, "size": 65536}]
+        linux["namespaces"].append({"type": "user"})
+        return {"linux": {**linux, "uidMappings": ids, "gidMappings": ids}}
+
+    chain.start("b", "upper", annotations={"function": "b"}, **mapped(100000))
+    assert json.loads(chain("exec", "b", "status").stdout)["module"] == "/upper.wasm"
+    assert chain("exec", "b", "/upper.wasm", ok=False).returncode == 126  # no program, but found
+    data = b"mapped" * 100_000
+    for n, (own, channel) in enumerate(
+        ((mapped(100000), b"kernel"), (mapped(300000), b"network"), ({}, b"network"))
+    ):
+        done = chain.run(f"a{n}", "echo", data, annotations={"next": "b", **TRACE}, **own)
+        assert done.stdout == data.upper(), done.stderr
+        assert (b"entry", b"b", channel) in chain.hops(done.stderr), done.stderr
 
 
 def test_a_function_dies_with_a_message_at_hand(chain):
@@ -231,6 +296,53 @@ def test_a_function_dies_with_a_message_at_hand(chain):
     chain.start("b", "upper", annotations={"function": "b"})
     told = entry.stderr.read()
     assert entry.wait(30 * SLOW) == 73 and b"'b'" in told, told
+
+
+AGAIN = {"delivery": "at-least-once"}
+
+
+@pytest.mark.parametrize("victim", ["b", "c"])
+def test_a_chain_delivers_again(chain, victim):
+    """A function is killed with a message at hand; the one that takes its place gets it."""
+    slow = {"process": {"env": ["MS=1000"]}}
+
+    def start(name):
+        notes = {"function": name, **({"next": "c"} if name == "b" else {}), **AGAIN}
+        module, more = ("slow", slow) if name == victim else ("echo", {})
+        return chain.start(name, module, annotations=notes, **more)
+
+    start("c")
+    start("b")
+    bundle = chain.bundle("a", "upper", annotations={"next": "b", **AGAIN, **TRACE})
+    entry = subprocess.Popen(
+        chain.command("--domain", "d", "run", "-b", bundle, "a"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=chain.env,
+    )
+    entry.stdin.write(b"again" * 100_000)
+    entry.stdin.close()
+    deadline = time.monotonic() + 20 * SLOW
+    while "begin" not in (chain.folder / victim / "log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    chain.delete(victim)
+    log = start(victim)
+    assert entry.stdout.read() == b"AGAIN" * 100_000, entry.stderr.read()
+    assert entry.wait(30 * SLOW) == 0
+    assert re.search("attempt [23]", log.read_text())
+
+
+def test_all_of_a_chain_deliver_alike(chain):
+    chain.start("b", "upper", annotations={"function": "b", **AGAIN})
+    done = chain.run("a", "echo", b"x", annotations={"next": "b"})
+    assert done.returncode == 73 and b"delivers otherwise" in done.stderr, done
+    args = [BIN, "run", "chain:at-least-once:b"]
+    bundle = linux_bundle(chain, "g", args, annotations=GATEWAY)
+    assert chain("--domain", "d", "run", "-b", bundle, "g", stdin=b"x").stdout == b"X"
+    done = chain.run("a", "echo", b"x", annotations={"next": "b", "delivery": "twice"})
+    assert done.returncode != 0 and b"no way of delivery" in done.stderr, done
 
 
 def test_sigterm_ends_a_function(chain):
@@ -504,6 +616,20 @@ def test_an_ordinary_container_begins_a_chain(chain):
     assert done.returncode != 0 and b"no trust domain" in done.stderr
 
 
+def post(address, data):
+    """Once it listens."""
+    end = time.monotonic() + 20 * SLOW
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}/", data, timeout=20) as reply:
+                return reply.read()
+        except urllib.error.URLError as error:
+            refused = isinstance(error.reason, ConnectionRefusedError)
+            if not refused or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 def test_serve_begins_a_chain(chain):
     """An HTTP request goes into the chain and back; functions may be started again in between."""
     chain.start("b", "upper", annotations={"function": "b"})
@@ -520,22 +646,78 @@ def test_serve_begins_a_chain(chain):
     chain.names.append("g")
     chain("start", "g")
 
-    def post(data):
-        for _ in range(int(100 * SLOW)):
-            try:
-                with urllib.request.urlopen(f"http://{address}/", data, timeout=20) as reply:
-                    return reply.read()
-            except urllib.error.URLError as error:
-                if not isinstance(error.reason, ConnectionRefusedError):
-                    raise
-                time.sleep(0.05)
-        raise AssertionError((bundle / "log").read_text())
-
     for _ in range(3):
-        assert post(b"over http" * 50_000) == b"OVER HTTP" * 50_000
+        assert post(address, b"over http" * 50_000) == b"OVER HTTP" * 50_000
     chain.delete("b")
     chain.start("b", "upper", annotations={"function": "b"})
-    assert post(b"again") == b"AGAIN", (bundle / "log").read_text()
+    assert post(address, b"again") == b"AGAIN", (bundle / "log").read_text()
+
+
+# --- over the network ------------------------------------------------------------------------------
+
+
+class Served:
+    """`roadrunner serve` on the machine itself."""
+
+    def __init__(self, rr, *args):
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [BIN, "serve", *map(str, args), "-l", self.address]
+        self.p = subprocess.Popen(command, stderr=subprocess.PIPE, env=rr.env)
+
+    def post(self, data):
+        return post(self.address, data)
+
+    def end(self):
+        self.p.terminate()
+        told = self.p.communicate(timeout=20 * SLOW)[1]
+        assert self.p.returncode == 0, told
+        return told
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_chain_by_its_address(chain, rr, tmp_path, tls):
+    """run, serve, and an entry, of no trust domain, reach `b`, and by it `c`, with TLS or without."""
+    certificates = Certificates(tmp_path / "certificates") if tls else None
+    where = {n: f"127.0.0.1:{free_port()}" for n in "bc"}
+
+    def of(name, **annotations):
+        own = {"net": False, "domain": None, "annotations": annotations}
+        if tls:
+            return {**own, "tls": certificates.make(name, LOCAL)}
+        return {**own, "annotations": {"plain": "true", **annotations}}
+
+    chain.start("c", "concat", **of("c", function="c", listen=where["c"]))
+    chain.start("b", "upper", **of("b", function="b", listen=where["b"], next=f"c@{where['c']}"))
+    begin, data = f"b@{where['b']}", b"far away" * 50_000
+    mine = certificates.make("mine", LOCAL)[1:] if tls else ["--plain"]
+    done = rr("run", f"chain:{begin}", *mine, "--json", stdin=data)
+    assert (done.status, done.out) == (0, b"in=" + data.upper() + b"\n"), done
+    assert [h["channel"] for h in done.report["hops"]] == ["network"] * 2
+    served = Served(rr, f"chain:{begin}", *(w.replace("--tls-", "--node-") if isinstance(w, str)
+                    else w for w in mine if w != "--plain"), *([] if tls else ["--node-plain"]))  # fmt: skip
+    for _ in range(2):
+        assert served.post(data) == b"in=" + data.upper() + b"\n"
+    served.end()
+    done = chain.run("a", "echo", data, **of("a", next=begin, **TRACE))
+    assert done.stdout == b"in=" + data.upper() + b"\n", done.stderr
+    assert chain.hops(done.stderr) == {
+        (b"input", b"entry", b"user"),
+        (b"entry", b"b", b"network"),
+        (b"b", b"c", b"network"),
+    }, done.stderr
+
+    # Who has not the same idea of protection gets nowhere.
+    shutil.rmtree(chain.folder / "a")
+    own = {"next": begin, "patience": "1", **({"plain": "true"} if tls else {})}
+    done = chain.run("a", "echo", b"x", net=False, domain=None, annotations=own)
+    assert done.returncode == (73 if tls else 64) and not done.stdout, done
+    if tls:
+        certificates.make_ca("other")
+        certificates.make("stranger", LOCAL, ca="other")
+        own = of("a", next=begin, patience="1")
+        own["tls"] = certificates.options("stranger", ca="other")
+        done = chain.run("a", "echo", b"x", **own)
+        assert done.returncode == 73 and b"certificate" in done.stderr and not done.stdout, done
 
 
 # --- containerd ----------------------------------------------------------------------------------
@@ -563,8 +745,8 @@ def options(**annotations):
 def start_task(containerd, name, *args, **annotations):
     log = containerd.folder / f"{name}.log"
     log.unlink(missing_ok=True)
-    containerd("run", "-d", "--log-uri", f"file://{log}", *RUNTIME, *options(**annotations),
-               "t/chain:1", name, *args)  # fmt: skip
+    containerd("run", "-d", "--log-uri", f"file://{log}", *RUNTIME, "--seccomp",
+               *options(**annotations), "t/chain:1", name, *args)  # fmt: skip
     for _ in range(int(200 * SLOW)):
         if log.exists() and "is served" in log.read_text():
             return log
@@ -579,7 +761,7 @@ def end_task(containerd, name):
 
 def test_two_tasks_of_containerd(containerd):
     start_task(containerd, "b", "/upper.wasm", domain="d", function="b")
-    to_b = options(domain="d", next="b", trace="true", patience="1")
+    to_b = ["--seccomp", *options(domain="d", next="b", trace="true", patience="1")]
     done = containerd.run("t/chain:1", "a", stdin=b"hello" * 100_000, options=to_b)
     assert done.stdout == b"HELLO" * 100_000, done.stderr
     assert b"entry -> b: kernel, move, 500000 bytes, 0 copied" in done.stderr

@@ -367,6 +367,61 @@ def test_a_shim_is_small(containerd, waiting):
     assert private < 3 << 10 or SLOW > 1, rollup
 
 
+LOGGER = """#!/bin/sh
+echo "$CONTAINER_NAMESPACE $CONTAINER_ID $1" >>"$2"
+[ "$3" != slow ] || sleep 0.5
+[ "$3" != lazy ] || exit 0
+echo ready >&5
+exec 5>&-
+sed 's/^/err: /' <&4 >>"$2" &
+sed 's/^/out: /' <&3 >>"$2"
+wait
+echo ended >>"$2"
+"""
+
+
+@pytest.mark.parametrize("scheme", ["binary", "binary-v2"])
+def test_output_may_go_to_a_program(containerd, tmp_path, scheme):
+    """As nerdctl has it: it gets all that is written, and ends with the container."""
+    if containerd.version == 1 and scheme == "binary-v2":
+        pytest.skip("containerd 1.6 does not know binary-v2")
+    name, log = f"l{os.getpid()}-{next(NUMBERS)}", tmp_path / "log"
+    program = tmp_path / "logger"
+    program.write_text(LOGGER)
+    program.chmod(0o755)
+
+    def run(uri, *command, ok=True):
+        return containerd("run", "-d", "--log-uri", uri, *RUNTIME, *command, ok=ok)
+
+    script = "echo one; echo two >&2; grep SigIgn /proc/self/status"
+    box = ("t/box:1", name, "/bin/busybox", "sh", "-c", script)
+    run(f"{scheme}://{program}?to={log}&slow", *box)
+    containerd.wait(name, "STOPPED")
+    containerd("task", "rm", name)
+    for _ in range(int(100 * SLOW)):
+        if "ended" in log.read_text():
+            break
+        time.sleep(0.05)
+    lines = log.read_text().splitlines()
+    assert lines[0] == f"default {name} to" and lines[-1] == "ended"
+    assert "out: one" in lines and "err: two" in lines
+    (ignored,) = [x.split()[2] for x in lines if "SigIgn" in x]
+    assert not int(ignored, 16) & 1 << signal.SIGPIPE - 1  # a shim ignores it
+    assert not [x for x in processes().values() if str(program) in x]
+    containerd("container", "rm", name)
+
+    for uri, says in (
+        (f"{scheme}:///nothing?to={log}", "No such file"),
+        (f"{scheme}://{program}?to={log}&lazy", "a byte to say"),
+    ):
+        if "lazy" in uri and scheme == "binary":
+            continue  # there its end is as good as its word
+        done = run(uri, *box, ok=False)
+        assert done.returncode != 0 and says in done.stderr.decode(), done
+        containerd("container", "rm", name)
+    assert containerd.status(name)[0] is None
+
+
 def test_cycles_leave_nothing(containerd):
     sockets = set(os.listdir("/run/containerd/s")) if os.path.exists("/run/containerd/s") else set()
     before = set(processes())

@@ -3,8 +3,10 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SLOW, guest
 from containers import BUSYBOX, can_make_containers, cgroups, make_image, mounts, processes
-from test_containerd import CACHE, Containerd, find_containerd, shims
+from test_containerd import CACHE, CYCLES, Containerd, find_containerd, shims
 
 CRI = CACHE / "cri/cri"
 ROOT_CGROUP = f"rr-cri-{os.getpid()}"  # version 1: one for each controller; made by nobody else
@@ -48,14 +50,14 @@ class Kubelet:
     def __init__(self, containerd, folder):
         self.containerd, self.folder, self.n = containerd, folder, 0
 
-    def __call__(self, *args, stdin=None, ok=True):
+    def __call__(self, *args, stdin=None, ok=True, timeout=120):
         if isinstance(stdin, dict):
             stdin = json.dumps(stdin).encode()
         done = subprocess.run(
             [str(a) for a in (CRI, self.containerd.folder / "c.sock", *args)],
             input=stdin or b"",
             capture_output=True,
-            timeout=120 * SLOW,
+            timeout=timeout * SLOW,
         )
         assert not ok or done.returncode == 0, done
         return done
@@ -89,33 +91,40 @@ def in_cgroup(part):
     return found
 
 
+def sandbox(name, logs):
+    return {
+        "metadata": {"name": name, "uid": name, "namespace": "test", "attempt": 0},
+        "log_directory": str(logs),
+        "linux": {
+            "cgroup_parent": f"/{ROOT_CGROUP}/{name}",
+            "security_context": {"namespace_options": {"network": "NODE", "pid": "CONTAINER"}},
+        },
+    }
+
+
+def container(name, *args, image="test.local/upper:1", **config):
+    return {
+        "metadata": {"name": name, "attempt": 0},
+        "image": {"image": image},
+        "command": list(args),
+        "log_path": f"{name}.log",
+        "linux": {"resources": {"memory_limit_in_bytes": 256 << 20, "cpu_shares": 100}},
+        **config,
+    }
+
+
 class Pod:
     def __init__(self, kubelet, handler="roadrunner"):
         kubelet.n += 1
         self.kubelet, self.containers = kubelet, {}
         self.name = f"pod{kubelet.n}"
         self.logs = kubelet.folder / self.name
-        self.config = {
-            "metadata": {"name": self.name, "uid": self.name, "namespace": "test", "attempt": 0},
-            "log_directory": str(self.logs),
-            "linux": {
-                "cgroup_parent": f"/{ROOT_CGROUP}/{self.name}",
-                "security_context": {"namespace_options": {"network": "NODE", "pid": "CONTAINER"}},
-            },
-        }
+        self.config = sandbox(self.name, self.logs)
         self.logs.mkdir()
         self.id = kubelet("run", handler, stdin=self.config).stdout.decode().strip()
 
-    def create(self, name, *args, image="test.local/upper:1", **config):
-        body = {
-            "metadata": {"name": name, "attempt": 0},
-            "image": {"image": image},
-            "command": list(args),
-            "log_path": f"{name}.log",
-            "linux": {"resources": {"memory_limit_in_bytes": 256 << 20, "cpu_shares": 100}},
-            **config,
-        }
-        request = {"config": body, "sandbox_config": self.config}
+    def create(self, name, *args, **config):
+        request = {"config": container(name, *args, **config), "sandbox_config": self.config}
         done = self.kubelet("create", self.id, stdin=request).stdout
         self.containers[name] = done.decode().strip()
         return self.containers[name]
@@ -334,3 +343,86 @@ def test_removed_in_any_order(kubelet):
     assert not kubelet.ask("pods")["items"]
     for path in reversed(cgroups(f"{ROOT_CGROUP}/pod")):
         os.rmdir(path)
+
+
+def footprint(pid):
+    """Descriptors of a process, children and memory of its own in KiB."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    private = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return len(os.listdir(f"/proc/{pid}/fd")), len(children), private
+
+
+def is_dead(path):
+    """Nobody listens at it."""
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # it went meanwhile
+            return False
+    return False
+
+
+def dead_sockets():
+    folder = Path("/run/containerd/s")
+    return {p for p in folder.iterdir() if is_dead(p)} if folder.exists() else set()
+
+
+def left_of(ids, kubelet):
+    """What is still there of containers: the machine is others', too."""
+    ids = set(ids)
+
+    def among(lines):
+        return [x for x in lines if ids & set(re.findall("[0-9a-f]{64}", x))]
+
+    bundles = kubelet.containerd.folder / "state/io.containerd.runtime.v2.task/k8s.io"
+    state = Path("/run/containerd/roadrunner/k8s.io")
+    found = {
+        "processes": among(processes().values()),
+        "mounts": among(mounts("")),
+        "cgroups": among(map(str, cgroups(ROOT_CGROUP))),
+        "bundles": among(p.name for p in bundles.iterdir()),
+        "state": among(p.name for p in state.iterdir()) if state.exists() else [],
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def cycle(kubelet, verb, where, n, request):
+    before = dead_sockets()
+    done = kubelet(verb, where, n, 2, stdin=request, timeout=120 + n)
+    ids = done.stdout.decode().split()
+    assert len(ids) >= n
+    for _ in range(int(200 * SLOW)):
+        left = left_of(ids, kubelet), dead_sockets() - before
+        if not any(left):
+            return ids
+        time.sleep(0.05)
+    raise AssertionError(left)
+
+
+def test_cycles_in_a_pod(kubelet, pod):
+    """Created, started, ended in all ways, removed, two at a time: its shim stays what it was."""
+    config = container("x", "/sleeper.wasm", log_path="")
+    request = {"config": config, "sandbox_config": pod.config}
+    cycle(kubelet, "cycles", pod.id, 10, request)
+    before = footprint(pod.shim())
+    cycle(kubelet, "cycles", pod.id, CYCLES, request)
+    after = footprint(pod.shim())
+    print(f"{CYCLES} cycles: descriptors, children, KiB of the shim: {before}, then {after}")
+    assert after[:2] == before[:2]
+    assert after[2] <= before[2] + 128
+    assert not kubelet.ask("ps")["containers"]
+
+
+def test_cycles_of_pods(kubelet):
+    """The same with pods, each with a shim of its own."""
+    config = container("x", "/sleeper.wasm", log_path="")
+    request = {"config": config, "sandbox_config": sandbox("cycles", kubelet.folder)}
+    n = max(CYCLES // 3, 9)
+    ids = cycle(kubelet, "cycles-pods", "roadrunner", n, request)
+    print(f"{n} pods with {len(ids) - n} containers")
+    eventually(lambda: not shims(kubelet.containerd.folder))
+    for path in reversed(cgroups(f"{ROOT_CGROUP}/cycles")):
+        os.rmdir(path)  # the kubelet's work

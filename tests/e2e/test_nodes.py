@@ -332,6 +332,29 @@ def test_many_origins_at_once(rr, nodes):
     assert node.p.poll() is None
 
 
+@pytest.mark.parametrize("net", [NET, ["--plain"]])
+def test_origins_come_while_a_function_runs(rr, nodes, net):
+    """And what a node holds for them goes with them, at once."""
+    path = flow(
+        rr,
+        {"u": at_b("slow", env={"MS": "40"})},
+        [edge("input", "u")],
+        "u",
+        nodes={"b": f"127.0.0.1:{free_port()}"},
+    )
+    node = nodes(rr, path, "b")
+    files = len(os.listdir(f"/proc/{node.p.pid}/fd"))
+    (rr.folder / "in").write_bytes(b"x")
+    command = [BIN, "run", path, rr.folder / "in", "-q", *net]
+    runs = [subprocess.Popen(command, env=rr.env, stdout=subprocess.PIPE) for _ in range(12)]
+    assert [p.communicate(timeout=60 * SLOW)[0] for p in runs] == [b"x"] * 12, node.err
+    assert node.p.poll() is None
+    end = time.monotonic() + 0.5 * SLOW
+    while (now := len(os.listdir(f"/proc/{node.p.pid}/fd"))) > files and time.monotonic() < end:
+        time.sleep(0.01)
+    assert now == files
+
+
 def test_log_lines_and_failures_reach_the_origin(rr, nodes):
     path = chain(rr, f"127.0.0.1:{free_port()}", "bad", env={"HOW": "trap"})
     nodes(rr, path, "b")

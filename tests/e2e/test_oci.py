@@ -205,6 +205,19 @@ def test_pause_and_resume(oci, tmp_path):
     assert not cgroups(cgroup)
 
 
+def test_checkpoints_are_refused(oci, tmp_path):
+    """Not half made: what is frozen with a module cannot be thawed elsewhere."""
+    bundle = make_bundle(tmp_path, ["/sleeper.wasm"], ["sleeper"])
+    out = spawn(oci, bundle, "c1")
+    oci("start", "c1")
+    for command in (("checkpoint", "c1"), ("restore", "-b", bundle, "c2")):
+        done = oci(*command, ok=False)
+        assert done.returncode != 0 and b"neither made nor restored" in done.stderr, done
+    assert oci.state("c1")["status"] == "running"
+    oci("delete", "--force", "c1")
+    out.close()
+
+
 def test_a_linux_bundle_is_passed_through(oci, tmp_path):
     bundle = make_bundle(
         tmp_path, ["/bin/busybox", "sh", "-c", "echo $NAME; exit 5"], ["upper"], busybox=True
@@ -319,7 +332,7 @@ def test_nothing_is_left(oci, tmp_path):
         tmp_path,
         ["/stdio_upper.wasm"],
         ["stdio_upper"],
-        linux={**spec([])["linux"], "cgroupsPath": "/rr-test-cycles"},
+        linux={**spec([])["linux"], "cgroupsPath": f"/rr-cycles-{os.getpid()}"},
     )
     before = set(processes())
     for i in range(25):
@@ -336,7 +349,7 @@ def test_nothing_is_left(oci, tmp_path):
     assert not [
         line for pid, line in processes().items() if pid not in before and " container " in line
     ]
-    assert not cgroups("rr-test-cycles")
+    assert not cgroups(f"rr-cycles-{os.getpid()}")
     assert not mounts(str(tmp_path))
     assert not list(oci.root.iterdir())
     assert sorted(p.name for p in bundle.iterdir()) == ["config.json", "out", "rootfs"]

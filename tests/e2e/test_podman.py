@@ -2,7 +2,9 @@
 """`podman --runtime roadrunner-oci`, on crun and on runc."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,6 +31,7 @@ pytestmark = [
 
 STATE = Path("/run/roadrunner/oci")
 IMAGE = "test.local/modules:1"
+NOBODY = 65534
 
 
 class Podman:
@@ -158,3 +161,61 @@ def test_a_linux_image_is_passed_through(podman):
     script = ["sh", "-c", "echo linux; exit 5"]
     done = podman.run(*script, options=["--rm", *entry("/bin/busybox")], ok=False)
     assert done.stdout == b"linux\n" and done.returncode == 5
+
+
+@pytest.fixture
+def rootless(tmp_path):
+    """podman of a user without rights, ids of others included, with folders of his own; on runc,
+    as crun refuses this machine's cgroups if it may not unmount some."""
+    folder = Path(tempfile.mkdtemp(prefix="rr-pr-", dir="/tmp"))
+    for name in ("bin", "run", "home", "rootfs/proc", "rootfs/dev", "rootfs/tmp"):
+        (folder / name).mkdir(parents=True)
+    for name in ("roadrunner-oci", "roadrunner-worker"):
+        shutil.copy(OCI.with_name(name), folder / "bin")
+    for name in ("stdio_upper", "stdio_fail", "sleeper"):
+        shutil.copy(guest(name), folder / "rootfs")
+    runtime = folder / "bin/on-runc"
+    text = f'#!/bin/sh\nexport ROADRUNNER_RUNTIME=runc\nexec {folder}/bin/roadrunner-oci "$@"\n'
+    runtime.write_text(text)
+    runtime.chmod(0o755)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    (folder / "run").chmod(0o700)
+
+    def podman(*args, stdin=b""):
+        command = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "podman"]
+        command += ["--log-level=error", "--root", folder / "root", "--runroot", folder / "run/p"]
+        command += ["--runtime", runtime, "--events-backend=none", "--cgroup-manager=cgroupfs"]
+        env = {"PATH": os.environ["PATH"], "HOME": f"{folder}/home"}
+        return subprocess.run(
+            [str(c) for c in (*command, *args)],
+            input=stdin,
+            capture_output=True,
+            env={**env, "XDG_RUNTIME_DIR": f"{folder}/run"},
+            cwd=folder,
+            timeout=60 * SLOW,
+        )
+
+    podman.folder = folder
+    yield podman
+    pause = folder / "run/libpod/tmp/pause.pid"
+    if pause.exists():
+        os.kill(int(pause.read_text()), signal.SIGKILL)
+    subprocess.run(["rm", "-rf", folder])
+
+
+def test_rootless(rootless):
+    run = ["run", "--network=none", "--rootfs", f"{rootless.folder}/rootfs"]
+    done = rootless(*run[:1], "-i", "--rm", *run[1:], "/stdio_upper.wasm", "x", stdin=b"rootless")
+    assert done.stdout == b"ROOTLESS" and b"1 arguments, first x" in done.stderr, done
+    done = rootless(*run[:1], "--rm", *run[1:], "/stdio_fail.wasm")
+    assert done.returncode == 3 and b"cheese" in done.stderr, done
+    assert rootless(*run[:1], "-d", "--name", "c1", *run[1:], "/sleeper.wasm").returncode == 0
+    done = rootless("exec", "c1", "status")
+    assert done.returncode == 0 and json.loads(done.stdout)["module"] == "/sleeper.wasm", done
+    assert list((rootless.folder / "run/roadrunner-oci").iterdir())
+    assert rootless("stop", "-t", "10", "c1").returncode == 0
+    assert json.loads(rootless("inspect", "c1").stdout)[0]["State"]["ExitCode"] == 143
+    assert rootless("rm", "c1").returncode == 0
+    assert not list((rootless.folder / "run/roadrunner-oci").iterdir())
+    assert list((rootless.folder / "home").rglob("*.aot"))  # compiled once for this user

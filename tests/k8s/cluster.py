@@ -30,7 +30,7 @@ from conftest import BUILD, SLOW, guest  # noqa: E402
 from containers import BUSYBOX, make_image  # noqa: E402
 
 CACHE = Path(os.environ.get("RR_ENGINE_CACHE", Path.home() / ".cache/roadrunner"))
-BIN = CACHE / "k8s/bin"
+BIN = (CACHE / "k8s/bin").resolve()  # as /proc names programs
 NET = "172.30.0"  # node n has .(10+n); its pods 10.77.n.0/24
 API = f"{NET}.1"
 SERVICES = "10.96.0.0/16"

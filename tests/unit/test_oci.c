@@ -11,6 +11,7 @@
 
 #include "base/util.h"
 #include "oci/oci.h"
+#include "shim/shim.h"
 #include "shim/ttrpc.h"
 
 static void test_what_is_wrong_is_named(void **state)
@@ -205,6 +206,174 @@ static void test_the_prototypes_annotations(void **state)
     json_object_put(spec);
 }
 
+/* --- loggers --------------------------------------------------------------------------------- */
+
+static void test_words_of_a_logger(void **state)
+{
+    static const struct {
+        const char *uri, *words[8];
+    } cases[] = {
+        {"binary:///bin/log", {"/bin/log"}},
+        {"binary:///bin/log?", {"/bin/log"}},
+        {"binary:///bin/log?a=b", {"/bin/log", "a", "b"}},
+        {"binary-v2:///bin/l%20og?a=b+c&d&e=%2Fx=y",
+         {"/bin/l og", "a", "b c", "d", "", "e", "/x=y"}},
+        {"binary:///a+b?=", {"/a+b", ""}},
+        {"binary://bin/log", {NULL}},
+        {"binary:///bin/%zz", {NULL}},
+        {"binary:///bin/%2", {NULL}},
+        {"binary:///bin/%00", {NULL}},
+        {"binary", {NULL}},
+        {"", {NULL}},
+        {"binary:///a?1&2&3&4&5&6&7&8&9&10&11&12&13&14&15&16&17", {NULL}},
+    };
+    char room[RR_LOGGER_MAX], huge[RR_LOGGER_MAX + 1];
+    const char *words[RR_LOGGER_WORDS];
+
+    (void)state;
+    for (size_t i = 0; i < RR_ARRAY_LEN(cases); i++) {
+        size_t n = rr_logger_words(cases[i].uri, room, words), k;
+
+        for (k = 0; cases[i].words[k]; k++) {
+            assert_true(k < n);
+            assert_string_equal(words[k], cases[i].words[k]);
+        }
+        assert_int_equal(n, k);
+    }
+    memset(huge, 'x', sizeof(huge) - 1);
+    memcpy(huge, "binary:///", 10);
+    huge[sizeof(huge) - 1] = 0;
+    assert_int_equal(rr_logger_words(huge, room, words), 0);
+    huge[sizeof(huge) - 2] = 0;
+    assert_int_equal(rr_logger_words(huge, room, words), 1);
+}
+
+/* --- cgroups, of version 2: the machine that tests run on may have the other ------------------ */
+
+static void put(const char *folder, const char *name, const char *text)
+{
+    char path[300];
+    FILE *f;
+
+    snprintf(path, sizeof(path), "%s/%s", folder, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+
+struct told {
+    struct rr_loop *loop;
+    struct rr_cgroup *cgroup;
+    const char *folder;
+    unsigned int n, n_oom;
+};
+
+static void on_change(void *data, uint32_t events)
+{
+    struct told *t = data;
+
+    (void)events;
+    t->n++;
+    t->n_oom += rr_cgroup_oom_happened(t->cgroup);
+    if (t->n_oom)
+        rr_loop_stop(t->loop);
+}
+
+/* First another event, which is no kill. */
+static void one_fails(void *data)
+{
+    const struct told *t = data;
+
+    put(t->folder, "memory.events", "low 0\nhigh 0\nmax 4\noom 1\noom_kill 0\n");
+}
+
+static void one_is_killed(void *data)
+{
+    const struct told *t = data;
+
+    put(t->folder, "memory.events", "low 0\nhigh 0\nmax 4\noom 2\noom_kill 1\n");
+}
+
+static void give_up(void *data)
+{
+    rr_loop_stop(((struct told *)data)->loop);
+}
+
+static void check_stats(const struct rr_cgroup *c)
+{
+    Rr__Pb__Any any = RR__PB__ANY__INIT;
+    Rr__Pb__Metrics2 *m;
+
+    assert_true(rr_cgroup_stats(c, &any));
+    assert_non_null(strstr(any.type_url, "io.containerd.cgroups.v2.Metrics"));
+    m = rr__pb__metrics2__unpack(NULL, any.value.len, any.value.data);
+    assert_non_null(m);
+    assert_int_equal(m->pids->current, 3);
+    assert_true(m->pids->limit == 0 || m->pids->limit == 100);
+    assert_int_equal(m->cpu->usage_usec, 1234567);
+    assert_int_equal(m->cpu->throttled_usec, 9);
+    assert_int_equal(m->memory->usage, 5000000);
+    assert_true(m->memory->usage_limit == UINT64_MAX);
+    assert_int_equal(m->memory->anon, 4000000);
+    assert_int_equal(m->memory->inactive_file, 77);
+    assert_int_equal(m->memory_events->max, 4);
+    assert_int_equal(m->memory_events->oom_kill, 0);
+    rr__pb__metrics2__free_unpacked(m, NULL);
+    free(any.value.data);
+}
+
+static void test_cgroups_of_version_2(void **state)
+{
+    char root[] = "/tmp/rr-cgroup-XXXXXX", folder[64], below[80], file[64], command[64];
+    struct rr_cgroup c;
+    struct told told = {.cgroup = &c, .folder = folder};
+    pid_t *pids = NULL;
+
+    (void)state;
+    assert_non_null(mkdtemp(root));
+    snprintf(folder, sizeof(folder), "%s/pod", root);
+    snprintf(below, sizeof(below), "%s/below", folder);
+    snprintf(file, sizeof(file), "%s/of-a-process", root);
+    assert_int_equal(mkdir(folder, 0700) | mkdir(below, 0700), 0);
+    put(root, "of-a-process", "1:name=systemd:/pod\n0::/pod\n");
+    put(folder, "memory.current", "5000000\n");
+    put(folder, "memory.max", "max\n");
+    put(folder, "memory.stat", "anon 4000000\nfile 9\ninactive_file 77\n");
+    put(folder, "memory.events", "low 0\nhigh 0\nmax 4\noom 0\noom_kill 0\n");
+    put(folder, "cpu.stat", "usage_usec 1234567\nuser_usec 1\nthrottled_usec 9\n");
+    put(folder, "pids.current", "3\n");
+    put(folder, "pids.max", "100\n");
+    put(folder, "cgroup.procs", "10\n11\n");
+    put(below, "cgroup.procs", "12\n");
+
+    rr_cgroup_read(&c, root, file); /* version 2 is there for nothing but names */
+    assert_false(c.v2);
+    rr_cgroup_free(&c);
+    put(root, "cgroup.controllers", "cpu memory pids\n");
+    rr_cgroup_read(&c, root, file);
+    assert_true(c.v2);
+    assert_string_equal(c.memory, folder);
+    check_stats(&c);
+    assert_int_equal(rr_cgroup_pids(&c, &pids), 3);
+    free(pids);
+
+    assert_int_equal(rr_loop_new(&told.loop), 0);
+    rr_cgroup_watch_oom(&c, told.loop, on_change, &told);
+    assert_true(c.oom_fd >= 0);
+    assert_int_equal(rr_loop_after(told.loop, 1, one_fails, &told), 0);
+    assert_int_equal(rr_loop_after(told.loop, 50, one_is_killed, &told), 0);
+    assert_int_equal(rr_loop_after(told.loop, 20000, give_up, &told), 0);
+    assert_int_equal(rr_loop_run(told.loop), 0);
+    assert_int_equal(told.n_oom, 1);
+    assert_true(told.n >= 2);
+    assert_false(rr_cgroup_oom_happened(&c)); /* it was told */
+    rr_cgroup_free(&c);
+    rr_loop_free(told.loop);
+    snprintf(command, sizeof(command), "rm -rf %s", root);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -215,6 +384,8 @@ int main(void)
         cmocka_unit_test(test_buffer),
         cmocka_unit_test(test_who_gives_a_trust_domain),
         cmocka_unit_test(test_the_prototypes_annotations),
+        cmocka_unit_test(test_words_of_a_logger),
+        cmocka_unit_test(test_cgroups_of_version_2),
     };
 
     return cmocka_run_group_tests_name("oci", tests, NULL, NULL);
