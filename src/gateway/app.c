@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "gateway/internal.h"
+#include "gateway/letter.h"
 #include "worker/chain.h"
 
 /* --- what workers tell ----------------------------------------------------------------------- */
@@ -46,8 +47,12 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         .arena.watch_pressure = true,
         .tls = gw->o.node_tls,
         .plain = !gw->o.node_tls,
+        .post = rr_letter_post,
+        .post_user = &gw->letters,
         .observer = {.begin = rr_graph_begin,
                      .restart = rr_graph_restart,
+                     .again = rr_graph_again,
+                     .buried = rr_graph_buried,
                      .hop = rr_graph_hop,
                      .span = rr_graph_span,
                      .log = on_log},

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "gateway/letter.h"
 
 #define RETRY_STORE_NS 1000000000u
 #define PRUNE_NS 60000000000ull
@@ -27,7 +28,9 @@ struct sending {
     struct item item;
     struct async *a;
     struct call *call;
-    char *url; /* owned */
+    struct headers headers; /* owned, as: */
+    char *url;
+    struct blob *body; /* a reference */
 };
 
 struct async {
@@ -304,10 +307,8 @@ static void free_sending(struct sending *s)
 {
     if (!s)
         return;
-    for (char **h = s->post.headers; h && *h; h++)
-        free(*h);
-    free(s->post.headers);
-    rr_blob_unref(s->post.body);
+    rr_headers_free(&s->headers);
+    rr_blob_unref(s->body);
     free(s->url);
     free(s);
 }
@@ -399,104 +400,42 @@ static void end_call(struct async *a, struct call *c)
 
 /* --- dead letters, callbacks ----------------------------------------------------------------- */
 
-static bool add_header(struct sending *s, size_t *n, const char *name, struct rr_text value)
+static int read_body(void *user, uint64_t at, void *to, size_t len)
 {
-    size_t name_len = strlen(name);
-    char *line = malloc(name_len + 2 + 3 * value.len + 1), *at = line;
-
-    if (!line)
-        return false;
-    memcpy(at, name, name_len);
-    at += name_len;
-    *at++ = ':';
-    *at++ = ' ';
-    for (size_t k = 0; k < value.len; k++) {
-        uint8_t b = (uint8_t)value.at[k];
-
-        /* As CloudEvents have what is no printable ASCII. */
-        if (b < 0x20 || b > 0x7e || (name[0] == 'c' && name[1] == 'e' && b == '%'))
-            at += sprintf(at, "%%%02X", b);
-        else
-            *at++ = (char)b;
-    }
-    *at = '\0';
-    s->post.headers[(*n)++] = line;
-    return true;
+    return rr_blob_read(user, at, to, len);
 }
 
-static bool add_number(struct sending *s, size_t *n, const char *name, int value)
+static struct rr_dead_letter letter_of(const struct call *c, const struct rr_workflow *wf)
 {
-    char text[16];
-
-    return add_header(s, n, name,
-                      (struct rr_text){text, (size_t)snprintf(text, sizeof(text), "%d", value)});
+    return (struct rr_dead_letter){.wf = wf,
+                                   .edge = -1,
+                                   .id = c->id,
+                                   .attempts = c->attempts,
+                                   .status = c->status,
+                                   .error = c->error,
+                                   .meta = c->meta,
+                                   .meta_len = c->meta_len,
+                                   .len = c->body ? c->body->len : 0,
+                                   .read = read_body,
+                                   .user = c->body,
+                                   .sync = c->queue->store != NULL};
 }
 
-static size_t count_entries(const uint8_t *meta, size_t len)
+static bool make_headers(struct sending *s, const struct call *c, const struct rr_workflow *wf,
+                         bool result)
 {
-    struct rr_text key, value;
-    size_t n = 0;
+    struct rr_dead_letter l = letter_of(c, wf);
 
-    for (size_t at = 0; rr_meta_next(meta, len, &at, &key, &value);)
-        n++;
-    return n;
-}
-
-/* Headers of a request that are not a function's to choose. */
-static bool is_ours(struct rr_text name)
-{
-    static const char *const ours[] = {"host",
-                                       "expect",
-                                       "proxy-authorization",
-                                       "x-call-id",
-                                       "x-function-status",
-                                       "x-delivery-attempt"};
-
-    for (size_t n = 0; n < RR_ARRAY_LEN(ours); n++)
-        if (rr_text_is_word(name, ours[n]))
-            return true;
-    return false;
-}
-
-/* The content's type, and an event's attributes or what a function set. */
-static bool add_meta(struct sending *s, size_t *n, const uint8_t *meta, size_t len, bool result)
-{
-    struct rr_text key, value, name;
-    char text[256];
-
-    for (size_t at = 0; rr_meta_next(meta, len, &at, &key, &value);) {
-        if (rr_text_is(key, "content-type"))
-            name = (struct rr_text){"Content-Type", 12};
-        else if (rr_text_is(key, "traceparent") ||
-                 (!result && key.len > 3 && memcmp(key.at, "ce-", 3) == 0))
-            name = key;
-        else if (!result || !rr_reply_header(key, value, &name))
-            continue;
-        if (name.len >= sizeof(text) || !rr_http_name_ok(name.at, name.len) || is_ours(name))
-            continue;
-        snprintf(text, sizeof(text), "%.*s", (int)name.len, name.at);
-        if (!add_header(s, n, text, value))
-            return false;
-    }
-    return true;
-}
-
-static bool make_headers(struct sending *s, const struct call *c, bool result)
-{
-    const uint8_t *meta = result ? c->result_meta : c->meta;
-    size_t len = result ? c->result_meta_len : c->meta_len, n = 0;
-    struct rr_text t;
-    bool event = !result && rr_meta_find(meta, len, "ce-id", &t);
-
-    s->post.headers = calloc(count_entries(meta, len) + 8, sizeof(char *));
-    return s->post.headers && add_meta(s, &n, meta, len, result) &&
-           add_header(s, &n, "X-Call-Id", (struct rr_text){c->id, CALL_ID}) &&
-           add_number(s, &n, "X-Function-Status", c->status) &&
-           add_number(s, &n, "X-Delivery-Attempt", (int)c->posts + 1) &&
-           (!event || (add_number(s, &n, "ce-knativeerrorcode", c->status) &&
-                       add_header(s, &n, "ce-knativeerrordata",
-                                  (struct rr_text){c->error, strlen(c->error)}))) &&
-           add_header(s, &n, "Expect", (struct rr_text){"", 0}); /* no round trip before the body */
+    if (result)
+        rr_headers_result(&s->headers, c->result_meta, c->result_meta_len);
+    else
+        rr_headers_letter(&s->headers, &l);
+    rr_headers_text(&s->headers, "X-Call-Id", c->id);
+    rr_headers_number(&s->headers, "X-Function-Status", (unsigned int)c->status);
+    rr_headers_number(&s->headers, "X-Delivery-Attempt", c->posts + 1);
+    rr_headers_text(&s->headers, "Expect", ""); /* no round trip before the body */
+    s->post.headers = s->headers.lines;
+    return !s->headers.failed;
 }
 
 static void tell(struct async *a, struct item *item)
@@ -520,8 +459,9 @@ static void on_posted(struct post *p)
 }
 
 static struct sending *make_sending(struct async *a, struct call *c, const char *url,
-                                    const struct rr_delivery *d)
+                                    const struct rr_workflow *wf)
 {
+    const struct rr_delivery *d = &wf->delivery;
     bool result = c->state == CALL_POSTING;
     struct sending *s = calloc(1, sizeof(*s));
 
@@ -535,11 +475,14 @@ static struct sending *make_sending(struct async *a, struct call *c, const char 
                             .timeout_ns = d->timeout_ns ? d->timeout_ns : POST_TIMEOUT_NS,
                             .done = on_posted,
                             .user = s};
-    if (!s->url || !make_headers(s, c, result)) {
+    if (!s->url || !make_headers(s, c, wf, result)) {
         free_sending(s);
         return NULL;
     }
-    s->post.body = rr_blob_ref(result ? c->result : c->body);
+    s->body = rr_blob_ref(result ? c->result : c->body);
+    s->post.len = s->body->len;
+    s->post.read = read_body;
+    s->post.reader = s->body;
     return s;
 }
 
@@ -558,10 +501,11 @@ static bool present(struct call *c, bool result)
 }
 
 /* POST a dead letter or a result. Return: NULL, or why not. */
-static const char *send_now(struct async *a, struct call *c, const struct rr_delivery *d)
+static const char *send_now(struct async *a, struct call *c, const struct rr_workflow *wf)
 {
     struct callbacks *cb = atomic_load(&a->callbacks);
-    const char *url = c->state == CALL_POSTING ? c->callback : d->sink, *why;
+    const char *url = c->state == CALL_POSTING ? c->callback : wf->delivery.sink;
+    const char *why;
 
     if (!cb || !url)
         return "nobody may be called back, or there is no deadLetterSink any more";
@@ -569,7 +513,7 @@ static const char *send_now(struct async *a, struct call *c, const struct rr_del
         return why;
     if (!present(c, c->state == CALL_POSTING))
         return "it cannot be read";
-    c->sending = make_sending(a, c, url, d);
+    c->sending = make_sending(a, c, url, wf);
     if (!c->sending)
         return "there is no memory for it";
     a->n_sending++;
@@ -577,22 +521,15 @@ static const char *send_now(struct async *a, struct call *c, const struct rr_del
     return NULL;
 }
 
-static int read_body(void *user, uint64_t at, void *to, size_t len)
-{
-    return rr_blob_read(user, at, to, len);
-}
-
 static void bury_in_file(struct call *c, const struct rr_workflow *wf)
 {
-    struct rr_dead_letter l = {.id = c->id,
-                               .attempts = c->attempts,
-                               .error = c->error,
-                               .len = c->body ? c->body->len : 0,
-                               .read = read_body,
-                               .user = c->body,
-                               .sync = c->queue->store != NULL};
-    int r = c->body && present(c, false) ? rr_dead_letter(wf, &l) : -EIO;
+    struct rr_dead_letter l;
+    int r = -EIO;
 
+    if (c->body && present(c, false)) {
+        l = letter_of(c, wf);
+        r = rr_dead_letter(&l);
+    }
     if (r)
         rr_log(0, "message %s cannot be written to the dead letters %s: %s", c->id,
                wf->dead_letters, strerror(-r));
@@ -646,18 +583,11 @@ static void post_or_retry(struct async *a, struct call *c)
 {
     struct app *app;
     struct generation *g = current(c->queue, &app);
-    const char *why = send_now(a, c, &app->wf->delivery);
+    const char *why = send_now(a, c, app->wf);
 
     rr_generation_unref(g);
     if (why)
         post_failed(a, c, why);
-}
-
-/* Those of Knative. */
-static bool may_retry(int status)
-{
-    return status == 0 || status == 404 || status == 408 || status == 409 || status == 429 ||
-           status >= 500;
 }
 
 static void posted(struct async *a, struct sending *s)
@@ -691,7 +621,7 @@ static void posted(struct async *a, struct sending *s)
     }
     g = current(c->queue, &app);
     d = &app->wf->delivery;
-    if (may_retry(status) && c->posts < (d->given ? d->retry : POST_RETRY))
+    if (rr_post_may_retry(status) && c->posts < (d->given ? d->retry : POST_RETRY))
         pause = rr_delivery_backoff_ns(d, ++c->posts);
     rr_generation_unref(g);
     if (!pause) {
@@ -782,7 +712,7 @@ static void wait_again(struct async *a, struct call *c, uint64_t pause)
 static void attempt_failed(struct async *a, struct call *c, const struct rr_delivery *d)
 {
     c->failures++;
-    if (!may_retry(c->status) || c->failures > d->retry) {
+    if (!rr_post_may_retry(c->status) || c->failures > d->retry) {
         lost(a, c);
         return;
     }
@@ -808,7 +738,7 @@ static void judge(struct call *c, const struct job *job)
 {
     const char *what = "a function answered with an error";
 
-    c->status = job->err    ? rr_status_of(job->err->code)
+    c->status = job->err    ? rr_error_status(job->err->code)
                 : c->result ? rr_reply_status(c->result_meta, c->result_meta_len)
                             : 503;
     if (job->err || !c->result)
@@ -1600,7 +1530,7 @@ static int want_callbacks(struct async *a, const struct generation *g, struct rr
     int r;
 
     for (size_t n = 0; n < g->n_apps; n++)
-        wanted = wanted || g->apps[n].wf->delivery.sink;
+        wanted = wanted || g->apps[n].wf->delivery.sink || rr_letters_wanted(g->apps[n].wf);
     if (!wanted || atomic_load(&a->callbacks))
         return 0;
     r = rr_callbacks_new(o, &cb, err);

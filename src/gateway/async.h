@@ -3,6 +3,7 @@
  * Asynchronous messages: answered with 202 before they are handled. Shared by
  *   async.c     what becomes of each, and when
  *   store.c     where they lie meanwhile
+ *   post.c      what is POSTed
  *   callback.c  POSTs of results and dead letters
  *
  * One thread, in async.c, alone touches calls, timers and stores' databases; what others want of
@@ -167,19 +168,41 @@ int rr_store_write(const struct store *s, const char *id, bool result, const voi
 void rr_store_unlink(const struct store *s, const char *id, bool result);
 int rr_store_open_file(const struct store *s, const char *id, bool result, uint64_t len);
 
+/* post.c */
+struct headers {
+    char **lines; /* owned: "NAME: VALUE", NULL-terminated; NULL: none */
+    size_t n;
+    bool failed; /* for want of memory */
+};
+
+void rr_headers_text(struct headers *h, const char *name, const char *value);
+void rr_headers_number(struct headers *h, const char *name, unsigned int value);
+/* The content's type, and what a function set. */
+void rr_headers_result(struct headers *h, const uint8_t *meta, size_t len);
+/* As a CloudEvent in binary mode. */
+void rr_headers_letter(struct headers *h, const struct rr_dead_letter *l);
+void rr_headers_free(struct headers *h);
+/* As Knative has it; 0: there was no answer. */
+bool rr_post_may_retry(int status);
+
 /* callback.c: by libcurl, on a thread of its own */
 struct callbacks;
 struct post {
     struct post *next;
-    const char *url;   /* borrowed until done, as all of it */
-    struct blob *body; /* NULL: an empty one */
-    char **headers;    /* owned: NAME: VALUE, NULL-terminated */
+    const char *url; /* borrowed until done, as all of it */
+    char **headers;  /* of struct headers */
+    uint64_t len;    /* of the body */
+    int (*read)(void *user, uint64_t at, void *to, size_t len); /* 0 or negative errno */
+    void *reader;                                               /* its user */
     uint64_t timeout_ns;
     void (*done)(struct post *p); /* on that thread */
     void *user;
     int status; /* out: HTTP's; 0: there was no answer, and @error tells why */
     char error[160];
 };
+struct rr_curl;
+/* On this thread, whoever it goes to. @ca: PEM file, or NULL. done() is not called. */
+void rr_post_now(const struct rr_curl *f, const char *ca, struct post *p);
 /* @o: borrowed; who may be called back, and whom https trusts. */
 int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
                      struct rr_error *err);

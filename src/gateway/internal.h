@@ -33,6 +33,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/http.h"
+#include "gateway/letter.h"
 #include "worker/serve.h"
 
 #define N_BUCKETS 24 /* of a histogram: up to its unit, then each twice the one before */
@@ -73,6 +74,7 @@ struct stats {
 
 struct edge_stats {
     counter handoffs[N_PATHS], bytes[N_PATHS], copied_bytes;
+    counter again, buried;
     struct histogram cost; /* rr_hop.handoff_ns */
 };
 
@@ -222,12 +224,14 @@ struct gateway {
     atomic_uint n_connections;
     _Atomic uint64_t memory_bytes; /* of bodies */
     atomic_bool draining, stop;
+    atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
     struct rr_otlp *otlp;     /* NULL: traces are not sent */
     struct async *async;
+    struct rr_letters letters;
     bool bound;   /* its sockets are ours, and their files */
     int spare_fd; /* closed to accept and refuse a connection when there are no others */
     counter n_refused, n_accepted, n_reloads, n_bad_reloads;
@@ -329,8 +333,6 @@ bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *r
 bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq);
 void rr_log_request(struct conn *c);
 void rr_log_flush(struct loop *loop);
-/* The HTTP status of an error of ours. */
-int rr_status_of(enum rr_code code);
 
 /* meta.c */
 void rr_meta_put(struct meta *m, const char *prefix, struct rr_text key, struct rr_text value);
@@ -434,6 +436,8 @@ void rr_graph_hop(void *user, const struct rr_hop *hop);
 void rr_graph_begin(void *user, int function);
 void rr_graph_span(void *user, const struct rr_span *span);
 void rr_graph_restart(void *user, int function);
+void rr_graph_again(void *user, int edge);
+void rr_graph_buried(void *user, int edge);
 int rr_graph_init(struct seat *seat);
 void rr_graph_deinit(struct seat *seat);
 void rr_graph_text(FILE *f, const struct generation *g);

@@ -24,7 +24,9 @@ size_t rr_port_receivers(const struct port *port)
 
 enum rr_backing rr_port_backing(const struct rr_worker *w, const struct port *port)
 {
-    return w->remote || rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON;
+    /* With edges that deliver again all may be shared: what came over another edge may go on there.
+     */
+    return w->remote || rr_port_receivers(port) > 1 || w->again ? RR_MEMFD : RR_ANON;
 }
 
 static int port_add_edge(struct port *port, const struct rr_workflow *wf, int edge)
@@ -40,6 +42,7 @@ static int port_add_edge(struct port *port, const struct rr_workflow *wf, int ed
     port->callee = e->is_call ? e->to : -1;
     port->reply = e->is_reply;
     port->crosses = port->crosses || rr_edge_crosses(wf, e);
+    port->again = port->again || e->again.given;
     port->window = e->window;
     port->slot_bytes = e->slot_bytes;
     port->max_bytes = rr_min(e->max_bytes, e->slot_bytes);
@@ -258,6 +261,10 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
                                                   : options->spin_ns;
     w->tls = options->tls;
     w->plain = options->plain;
+    w->post = options->post;
+    for (size_t n = 0; n < w->wf->n_edges; n++)
+        w->again = w->again || w->wf->edges[n].again.given;
+    w->post_user = options->post_user;
     w->network_only = options->network_only;
     w->log_here = options->share ? options->share->log_here : options->log_here;
     w->images = options->images;
@@ -378,7 +385,7 @@ enum rr_path rr_worker_path(const struct rr_worker *w, int edge)
                                                  : rr_port_find(&w->fns[e->from], e->from_port);
     enum rr_tier from = e->from == RR_NODE_INPUT ? RR_TIER_WINDOW : w->fns[e->from].tier;
     enum rr_tier to = w->fns[e->to].tier;
-    bool several = rr_port_receivers(port) > 1;
+    bool several = rr_port_receivers(port) > 1 || port->again;
 
     if (from == RR_TIER_STDIO || to == RR_TIER_STDIO)
         return RR_PATH_STREAM;

@@ -194,7 +194,7 @@ static int handle_input(struct instance *i, struct message *m, int *ret_status,
     if (i->guest.tier == RR_TIER_STDIO)
         m->path = RR_PATH_STREAM;
     else
-        m->path = in.copied_bytes < m->len ? RR_PATH_SWAP : RR_PATH_COPY;
+        m->path = in.movable && in.copied_bytes < m->len ? RR_PATH_SWAP : RR_PATH_COPY;
     m->patched = m->patched || (m->path == RR_PATH_SWAP && m->region);
     if (r == 0)
         observe_hops(i->w, &m, 1, deliver_ns, span->start_ns);
@@ -247,7 +247,9 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
         r = rr_instance_fault(i->guest.inst, err);
     if (r == 0 && f->tier == RR_TIER_STDIO && *ret_status == 0)
         r = rr_out_flush(i, err);
-    return r ? r : check_outcome(w, i, *ret_status, err);
+    if (r == 0)
+        r = check_outcome(w, i, *ret_status, err);
+    return r || !i->staged ? r : rr_staged_send(i, err);
 }
 
 /* 0: none. */
@@ -262,32 +264,29 @@ static int too_deep(struct rr_error *err)
                         "calls are nested more than %d deep", RR_MAX_CALL_DEPTH);
 }
 
-int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
-                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
-                    struct rr_error *err)
+int rr_function_attempt(struct rr_worker *w, int fn, struct message **inputs,
+                        const struct attempt *a, int *ret_status, struct message **ret_reply,
+                        struct rr_error *err)
 {
     struct fn *f = &w->fns[fn];
     struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
+    uint64_t deadline_ns =
+        sooner(a->deadline_ns, f->spec->deadline_ns ? span.begin_ns + f->spec->deadline_ns : 0);
     struct instance *i = NULL;
     struct debt *before;
-    uint64_t run_deadline_ns;
-    int r;
+    int r = w->depth == RR_MAX_CALL_DEPTH
+                ? too_deep(err)
+                : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
 
-    for (size_t n = 0; n < f->n_inlets; n++)
-        deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
-    run_deadline_ns = deadline_ns;
-    deadline_ns =
-        sooner(deadline_ns, f->spec->deadline_ns ? span.begin_ns + f->spec->deadline_ns : 0);
-    r = w->depth == RR_MAX_CALL_DEPTH ? too_deep(err)
-                                      : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
     if (r) {
         for (size_t n = 0; n < f->n_inlets; n++)
             rr_message_free(inputs[n]);
         return name_function(w, fn, err);
     }
     i->deadline_ns = deadline_ns;
-    i->run_deadline_ns = run_deadline_ns;
-    i->caller = caller;
+    i->run_deadline_ns = a->run_deadline_ns;
+    i->caller = a->caller;
+    i->stages = a->stages;
     w->depth++;
     if (w->observer.begin)
         w->observer.begin(w->observer.user, fn);
@@ -309,6 +308,20 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
     if (w->observer.span)
         w->observer.span(w->observer.user, &span);
     return r ? name_function(w, fn, err) : 0;
+}
+
+int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
+                    uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
+                    struct rr_error *err)
+{
+    struct attempt a = {.caller = caller};
+
+    for (size_t n = 0; n < w->fns[fn].n_inlets; n++)
+        deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
+    if (w->wf->edges[inputs[0]->edge].again.given)
+        return rr_function_try(w, fn, inputs, deadline_ns, err);
+    a.deadline_ns = a.run_deadline_ns = deadline_ns;
+    return rr_function_attempt(w, fn, inputs, &a, ret_status, ret_reply, err);
 }
 
 /* --- input ----------------------------------------------------------------------------------- */
@@ -511,8 +524,9 @@ static int check_complete(struct rr_worker *w, struct rr_error *err)
     static const char hint[] = "make it send on that port whenever it runs";
     char text[400];
 
-    if (!rr_queue_pending(w, text, sizeof(text)) &&
-        !(w->remote && rr_processes_pending(w->remote, text, sizeof(text)))) {
+    /* What waits for a message that was forgone waits in vain. */
+    if (w->n_forgone || (!rr_queue_pending(w, text, sizeof(text)) &&
+                         !(w->remote && rr_processes_pending(w->remote, text, sizeof(text))))) {
         if (w->result)
             return 0;
         snprintf(text, sizeof(text), "function '%s' sent no result on port '%s'",
@@ -555,6 +569,7 @@ static int run_one(struct rr_worker *w, int fd, struct message *m, struct rr_err
     rr_worker_release(w);
     w->named = false;
     w->depth = 0;
+    w->n_forgone = 0;
     r = run_all(w, fd, m, err);
     rr_queue_drain(w);
     if (w->remote)

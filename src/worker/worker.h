@@ -56,6 +56,8 @@ struct rr_span {
     uint64_t n; /* runs it stands for, as above */
 };
 
+struct rr_dead_letter; /* deadletter.h */
+
 /* Told what happens, on the worker's thread; members may be NULL. */
 struct rr_observer {
     void *user;
@@ -63,6 +65,9 @@ struct rr_observer {
     void (*begin)(void *user, int function);
     /* A function's process ended, and another was started. */
     void (*restart)(void *user, int function);
+    /* A message of this edge is delivered again to a function that failed; and was put away. */
+    void (*again)(void *user, int edge);
+    void (*buried)(void *user, int edge);
     void (*hop)(void *user, const struct rr_hop *hop);
     void (*span)(void *user, const struct rr_span *span);
     void (*log)(void *user, int function, int level, const char *text, size_t len);
@@ -90,7 +95,12 @@ struct rr_worker_options {
         int fd;
     } *images;
     size_t n_images;
-    bool log_here;    /* a node: what functions log goes to our stderr, too, not to origins alone */
+    bool log_here; /* a node: what functions log goes to our stderr, too, not to origins alone */
+    /* POST a dead letter to the sink of its edge, as @d says, and wait for it. 0 or an error. NULL:
+     * nothing is POSTed from here. */
+    int (*post)(void *user, const char *uri, const struct rr_dead_letter *l,
+                const struct rr_delivery *d, struct rr_error *err);
+    void *post_user;
     const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };
 

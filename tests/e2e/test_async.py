@@ -282,6 +282,12 @@ def test_dead_letters_to_a_file(serve, flow, queue):
         assert found[two[-32:]][1] == big
         assert s.ask(two + "/result").status == 422
         assert s.metric("dead_letters_total") == 2 and s.metric("async_failed_total") == 2
+        about = head["attributes"]
+        assert about["id"] == one[-32:] and about["source"] == "roadrunner:flow" and about["type"]
+        assert about["knativeerrordest"] == "roadrunner:flow" and about["rrattempts"] == "2"
+        assert about["knativeerrorcode"] == "502" == str(head["status"])
+        assert about["knativeerrordata"] == head["error"] and "traceparent" in about
+        assert found[two[-32:]][0]["attributes"]["knativeerrorcode"] == "422"
 
 
 def test_dead_letters_to_a_uri(serve, flow, receiver):
@@ -296,6 +302,19 @@ def test_dead_letters_to_a_uri(serve, flow, receiver):
         assert path == "/hook" and body == b"lost" and headers["Content-Type"] == "text/x"
         assert headers["ce-id"] == "1" and headers["ce-knativeerrorcode"] == "502"
         assert headers["X-Call-Id"] == at[-32:] and headers["X-Delivery-Attempt"] == "2"
+        assert headers["ce-knativeerrordest"] == "roadrunner:flow"
+        assert headers["ce-knativeerrordata"] and headers["ce-rrattempts"] == "2"
+        assert headers["traceparent"]
+        earlier = {"ce-knativeerrorcode": "404", "ce-knativeerrordest": "http://elsewhere/"}
+        s.accepted("/trap", b"plain", {"X-A": "b", **event, **earlier, "ce-id": "2"})
+        headers = sink.wait(3)[2][2]
+        assert headers.get_all("ce-knativeerrorcode") == ["502"] and headers["x-a"] is None
+        assert headers.get_all("ce-knativeerrordest") == ["roadrunner:flow"]
+        at = s.accepted("/trap", b"no event")
+        _, _, headers, body = sink.wait(4)[3]
+        assert body == b"no event" and headers["ce-id"] == at[-32:]
+        assert headers["ce-specversion"] == "1.0" and headers["ce-type"] == "roadrunner.message"
+        assert headers["ce-source"] == "roadrunner:flow" and headers["ce-rrattempts"] == "2"
 
 
 def test_a_timeout_of_each_attempt(serve, flow):
