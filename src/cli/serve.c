@@ -13,6 +13,7 @@ struct request {
     struct rr_gateway_options o;
     const char *listen[RR_GATEWAY_MAX_LISTEN];
     const char *callbacks[RR_GATEWAY_MAX_CALLBACKS];
+    const char *callback_nets[RR_GATEWAY_MAX_CALLBACKS];
     struct rr_gateway_route routes[RR_GATEWAY_MAX_ROUTES];
     char *paths[RR_GATEWAY_MAX_ROUTES]; /* owned; NULL where the route's path is borrowed */
     struct rr_net_tls node;
@@ -228,6 +229,14 @@ static int take_option(struct request *rq, int c, char *text)
             return cli_usage(&cli_serve, "at most %d callbacks", RR_GATEWAY_MAX_CALLBACKS);
         rq->callbacks[rq->o.n_callbacks++] = text;
         return 0;
+    case 'N':
+        if (!rr_gateway_net_ok(text))
+            return cli_usage(&cli_serve, "--callback-net takes ADDRESS or ADDRESS/BITS, not '%s'",
+                             text);
+        if (rq->o.n_callback_nets == RR_GATEWAY_MAX_CALLBACKS)
+            return cli_usage(&cli_serve, "at most %d networks", RR_GATEWAY_MAX_CALLBACKS);
+        rq->callback_nets[rq->o.n_callback_nets++] = text;
+        return 0;
     case 'b':
         rq->o.callback_ca = text;
         return 0;
@@ -259,7 +268,7 @@ static int take_nodes(struct request *rq)
     return 0;
 }
 
-#define N_WORDS 19 /* other options */
+#define N_WORDS 20 /* other options */
 
 static int parse(struct request *rq, int argc, char **argv)
 {
@@ -279,6 +288,7 @@ static int parse(struct request *rq, int argc, char **argv)
         {"node-plain", no_argument, NULL, 'p'},
         {"isolation", required_argument, NULL, 'I'},
         {"callback", required_argument, NULL, 'B'},
+        {"callback-net", required_argument, NULL, 'N'},
         {"callback-ca", required_argument, NULL, 'b'},
         {"no-cache", no_argument, NULL, 'c'},
         {"verbose", no_argument, NULL, 'v'},
@@ -305,6 +315,7 @@ static int run(int argc, char **argv)
     rq.o.listen = rq.listen;
     rq.o.routes = rq.routes;
     rq.o.callbacks = rq.callbacks;
+    rq.o.callback_nets = rq.callback_nets;
     r = parse(&rq, argc, argv);
     if (r == 0) {
         rr_log_set_level(rq.o.quiet ? 0 : 1 + rq.o.verbose);
@@ -352,6 +363,11 @@ const struct cli_command cli_serve = {
         "      --callback HOST[:PORT]\n"
         "                       results may be POSTed there, if X-Callback-Url asks for it; also\n"
         "                       *.DOMAIN; may be repeated (default: nowhere)\n"
+        "      --callback-net ADDRESS[/BITS]\n"
+        "                       names of --callback may only be at such addresses; may be "
+        "repeated\n"
+        "                       (default: anywhere but at this machine and link, and where clouds\n"
+        "                       keep metadata)\n"
         "      --callback-ca FILE\n"
         "                       authorities that https callbacks trust, PEM (default: the "
         "system's)\n"

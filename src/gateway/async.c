@@ -473,6 +473,7 @@ static struct sending *make_sending(struct async *a, struct call *c, const char 
     s->url = strdup(url);
     s->post = (struct post){.url = s->url,
                             .timeout_ns = d->timeout_ns ? d->timeout_ns : POST_TIMEOUT_NS,
+                            .chosen = result,
                             .done = on_posted,
                             .user = s};
     if (!s->url || !make_headers(s, c, wf, result)) {

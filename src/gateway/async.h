@@ -5,6 +5,7 @@
  *   store.c     where they lie meanwhile
  *   post.c      what is POSTed
  *   callback.c  POSTs of results and dead letters
+ *   target.c    addresses that these may go to
  *
  * One thread, in async.c, alone touches calls, timers and stores' databases; what others want of
  * it, they put into its inbox. Payloads beyond CALL_INLINE are written and read by another, so that
@@ -195,6 +196,7 @@ struct post {
     int (*read)(void *user, uint64_t at, void *to, size_t len); /* 0 or negative errno */
     void *reader;                                               /* its user */
     uint64_t timeout_ns;
+    bool chosen; /* its host was, by a client: rr_callback_address_ok() holds for names */
     void (*done)(struct post *p); /* on that thread */
     void *user;
     int status; /* out: HTTP's; 0: there was no answer, and @error tells why */
@@ -211,5 +213,12 @@ void rr_callbacks_free(struct callbacks *cb);
 /* Return: NULL: it may be called back; else why not. */
 const char *rr_callback_refused(struct callbacks *cb, const char *url);
 void rr_callbacks_send(struct callbacks *cb, struct post *p);
+
+/* target.c */
+struct sockaddr;
+/* May a callback go there, whose host is a name? @nets: only there; without any, wherever it is not
+ * to this machine or link, nor to what tells machines of a cloud their secrets. */
+bool rr_callback_address_ok(const struct sockaddr *a, size_t len, const char *const *nets,
+                            size_t n_nets);
 
 #endif

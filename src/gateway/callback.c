@@ -3,10 +3,13 @@
  * POSTs by libcurl. Redirects are not followed and proxies not
  * asked: who is called is who was allowed.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -25,6 +28,7 @@ struct transfer {
     CURL *easy;
     struct curl_slist *headers;
     uint64_t sent, received;
+    char refused[64]; /* the address that its name has, where it may not go; empty: none */
 };
 
 struct callbacks {
@@ -142,6 +146,36 @@ static size_t drop(char *data, size_t size, size_t n, void *user)
     return t->received > MAX_ANSWER ? 0 : size * n; /* less than came: it is broken off */
 }
 
+/* Literal addresses are what was allowed itself. */
+static bool has_name(const struct rr_curl *f, const char *url)
+{
+    CURLU *u = f->url();
+    char *host = NULL;
+    struct in_addr a;
+    bool name = !u || f->url_set(u, CURLUPART_URL, url, 0) ||
+                f->url_get(u, CURLUPART_HOST, &host, 0) ||
+                (host[0] != '[' && inet_pton(AF_INET, host, &a) != 1);
+
+    f->free(host);
+    f->url_cleanup(u);
+    return name;
+}
+
+/* The one moment at which it is known whom a name means, and nothing was sent yet. */
+static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    struct transfer *t = user;
+    const struct rr_gateway_options *o = t->cb->o;
+    char text[NI_MAXHOST] = "?";
+
+    (void)purpose;
+    if (rr_callback_address_ok(&a->addr, a->addrlen, o->callback_nets, o->n_callback_nets))
+        return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    getnameinfo(&a->addr, a->addrlen, text, sizeof(text), NULL, 0, NI_NUMERICHOST);
+    snprintf(t->refused, sizeof(t->refused), "%.63s", text);
+    return CURL_SOCKET_BAD;
+}
+
 static void set_options(const struct rr_curl *f, struct transfer *t, const char *ca)
 {
     const struct post *p = t->post;
@@ -170,6 +204,10 @@ static void set_options(const struct rr_curl *f, struct transfer *t, const char 
     f->setopt(e, CURLOPT_WRITEDATA, t);
     if (ca)
         f->setopt(e, CURLOPT_CAINFO, ca);
+    if (p->chosen && has_name(f, p->url)) {
+        f->setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+        f->setopt(e, CURLOPT_OPENSOCKETDATA, t);
+    }
     f->setopt(e, CURLOPT_PRIVATE, t);
 }
 
@@ -236,7 +274,11 @@ static void set_outcome(const struct rr_curl *f, const struct transfer *t, CURLc
 
     f->getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
     t->post->status = code == CURLE_OK || t->received > MAX_ANSWER ? (int)status : 0;
-    snprintf(t->post->error, sizeof(t->post->error), "%s", f->text(code));
+    if (code && t->refused[0])
+        snprintf(t->post->error, sizeof(t->post->error),
+                 "its host is at %s, where callbacks may not go: see --callback-net", t->refused);
+    else
+        snprintf(t->post->error, sizeof(t->post->error), "%s", f->text(code));
 }
 
 void rr_post_now(const struct rr_curl *f, const char *ca, struct post *p)

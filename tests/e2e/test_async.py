@@ -393,6 +393,32 @@ def test_callbacks_that_are_not_allowed(serve, flow, receiver, url):
         assert not hook.got and s.metric("async_accepted_total") == 0
 
 
+def test_names_that_lead_inside(serve, flow, receiver):
+    """A name that is allowed does not lead to this machine, unless that was allowed, too."""
+    hook = receiver()
+    port = hook.server.server_port
+    url = f"http://localhost:{port}/hook"
+    path = flow(delivery={"retry": 0})
+    for nets in ([], ["10.0.0.0/8", "fd00::/8"]):
+        options = [word for net in nets for word in ("--callback-net", net)]
+        with serve(path, "--callback", "localhost", *options) as s:
+            r = s.ask("/echo", b"a", headers={"X-Callback-Url": url})
+            assert r.status == 202
+            s.wait_log("where callbacks may not go: see --callback-net")
+            wait_for(lambda s=s: s.metric("callback_failures_total") == 1, "it is given up")
+            assert s.ask(r.headers["Location"] + "/result").body == b"a" and not hook.got
+    nets = ["--callback-net", "127.0.0.1", "--callback-net", "::1/128"]
+    with serve(path, "--callback", "localhost", *nets) as s:
+        assert s.ask("/echo", b"a", headers={"X-Callback-Url": url}).status == 202
+        assert hook.wait()[0][3] == b"a"
+
+
+@pytest.mark.parametrize("net", ["", "x", "10.0.0.0/33", "::/129", "10.0.0.0/", "1.2.3", "::1/-1"])
+def test_networks_that_are_none(rr, flow, net):
+    r = rr("serve", flow(), "--callback-net", net)
+    assert r.status == 64 and "ADDRESS/BITS" in r.err
+
+
 def test_callbacks_by_https(serve, flow, receiver, pki):  # noqa: F811
     hook = receiver(tls=pki)
     options = ["--callback", hook.host]
