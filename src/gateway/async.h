@@ -2,6 +2,7 @@
 /*
  * Asynchronous messages: answered with 202 before they are handled. Shared by
  *   async.c     what becomes of each, and when
+ *   calls.c     in which order; payloads
  *   store.c     where they lie meanwhile
  *   post.c      what is POSTed
  *   callback.c  POSTs of results and dead letters
@@ -104,11 +105,47 @@ struct queue {
     _Atomic uint64_t accepted, refused;
 };
 
-struct blob *rr_blob_new(uint64_t len); /* with room for it */
+/* calls.c */
+struct blob *rr_blob_new(uint64_t len);    /* with room for it */
+struct blob *rr_blob_absent(uint64_t len); /* in a store */
 struct blob *rr_blob_ref(struct blob *b);
 void rr_blob_unref(struct blob *b);
 /* Copy [at, at + len) to @to. Return: 0 or negative errno. */
 int rr_blob_read(const struct blob *b, uint64_t at, void *to, size_t len);
+void rr_list_add(struct list *l, struct call *c); /* at its end */
+void rr_list_remove(struct call *c);              /* from the one that it is in, if it is in one */
+
+struct calls {
+    struct call **buckets; /* by id */
+    size_t n_buckets, n;
+    struct call **heap; /* timers, the next one first; has room for all calls */
+    size_t n_timers, heap_room;
+};
+
+bool rr_calls_init(struct calls *a); /* false without memory, as rr_calls_add() */
+void rr_calls_deinit(struct calls *a);
+bool rr_calls_add(struct calls *a, struct call *c);
+void rr_calls_remove(struct calls *a, struct call *c); /* and from its list, and its timer */
+struct call *rr_calls_find(const struct calls *a, const char *id);
+void rr_timer_set(struct calls *a, struct call *c, uint64_t due_ns);
+void rr_timer_clear(struct calls *a, struct call *c);
+
+struct inbox {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct item *first, *last; /* under the lock, as: */
+    bool stop;
+};
+
+void rr_inbox_init(struct inbox *in);
+void rr_inbox_deinit(struct inbox *in);
+void rr_inbox_put(struct inbox *in, struct item *item);
+void rr_inbox_stop(struct inbox *in);
+/* All that is there, in order; waits for it until then (UINT64_MAX: for ever), and may come back
+ * with none. False: it was stopped, and is empty. */
+bool rr_inbox_take(struct inbox *in, uint64_t until_ns, struct item **ret);
+
+/* async.c */
 void rr_call_free(struct call *c);
 
 /* What a connection asks, and what it is answered: it waits meanwhile. */
@@ -117,7 +154,6 @@ struct ask {
     enum { ASK_ACCEPT, ASK_STATE, ASK_RESULT, ASK_CANCEL } what;
     struct job *job; /* the connection's: rr_loop_post() answers */
     struct gateway *gw;
-    struct ask *next;   /* for the thread that reads and writes long payloads */
     struct call *call;  /* owned, of ASK_ACCEPT until it is taken */
     struct message *in; /* owned: its body, if it is long */
     char id[CALL_ID + 1];

@@ -21,8 +21,8 @@
 #define APPLICATION 0x52527175 /* "RRqu" */
 #define VERSION 1
 #define MAX_COUNT 1000000000
-#define MAX_TIME_MS 253402300799999        /* the end of the year 9999 */
-#define MAX_META (2 * RR_ABI_MAX_METADATA) /* of a request, with what is added to it */
+#define MAX_TIME_MS 253402300799999                /* the end of the year 9999 */
+#define MAX_META ((size_t)2 * RR_ABI_MAX_METADATA) /* of a request, with what is added to it */
 
 enum {
     SQL_BEGIN,
@@ -346,15 +346,10 @@ static struct blob *absent(sqlite3_stmt *q, int column, bool *bad)
 
     if (sqlite3_column_type(q, column) == SQLITE_NULL)
         return NULL;
-    b = calloc(1, sizeof(*b));
-    if (!b || len < 0 || len > (int64_t)RR_SLOT_LARGE) {
-        free(b);
+    if (len < 0 || len > (int64_t)RR_SLOT_LARGE || !(b = rr_blob_absent((uint64_t)len))) {
         *bad = true;
         return NULL;
     }
-    atomic_store(&b->refs, 1);
-    b->len = (uint64_t)len;
-    b->fd = -1;
     return b;
 }
 

@@ -262,7 +262,7 @@ static bool get_why(const struct message *m, struct why *ret)
     code = strtoul(text, &end, 10);
     attempts = strtoul(end, &end, 10);
     if (*end != ' ' || code == 0 || code > RR_E_CANCELLED || attempts == 0 ||
-        attempts > 2 * RR_WORKFLOW_MAX_ATTEMPTS)
+        attempts > 2ul * RR_WORKFLOW_MAX_ATTEMPTS)
         return false;
     *ret = (struct why){.code = (enum rr_code)code, .attempts = (unsigned int)attempts};
     snprintf(ret->text, sizeof(ret->text), "%s", end + 1);

@@ -623,9 +623,24 @@ def test_damaged_queues_are_refused(rr, serve, flow):
     (folder / "queue.db").write_bytes(os.urandom(size))
     assert "is damaged" in fails_to_start(rr, path)
     again()
+    for change in (
+        "id='../../../etc/passwd'",
+        "attempts=-1",
+        "failures=attempts+1",
+        "created=9223372036854775807",
+        "status=1000000",
+        "error=hex(zeroblob(500))",
+        "state=3",
+    ):
+        with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
+            db.execute(f"UPDATE calls SET {change} WHERE seq=1")
+        assert "makes no sense" in fails_to_start(rr, path), change
+        again()
     with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
-        db.execute("UPDATE calls SET id='../../../etc/passwd' WHERE seq=1")
-    assert "makes no sense" in fails_to_start(rr, path)
+        db.execute("UPDATE calls SET due=0, meta=x'ff00000000ffffff41' WHERE seq=1")
+    with serve(path) as s:
+        s.wait_log("is given up after")
+        assert s.metric("async_failed_total") == 1 and s.metric("async_depth") == 50
     again()
     with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
         db.execute("PRAGMA user_version=7")
