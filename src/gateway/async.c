@@ -950,10 +950,12 @@ static void give_result(struct async *a, struct ask *ask, struct call *c)
 static void cancel(struct async *a, struct call *c)
 {
     c->cancelled = true;
-    if (c->state == CALL_RUNNING)
+    if (c->state == CALL_RUNNING) { /* and so it was launched */
         atomic_store(&c->job.cancelled, true);
-    else if (!c->sending)
+        rr_worker_nudge(c->job.app->seats[0].worker);
+    } else if (!c->sending) {
         drop_call(a, c);
+    }
 }
 
 static void take_ask(struct async *a, struct ask *ask)

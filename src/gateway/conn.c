@@ -128,8 +128,11 @@ void rr_conn_close(struct conn *c)
     if (c->state == CONN_WAIT) {
         atomic_store(&c->job.cancelled, true);
         c->gone = true;
-        if (!rr_pool_withdraw(&loop->gw->pool, &c->job))
-            return; /* it runs; the rest when it is done */
+        if (!rr_pool_withdraw(&loop->gw->pool, &c->job)) {
+            if (!c->ask) /* it runs; the rest when it is done */
+                rr_worker_nudge(c->app->seats[0].worker);
+            return;
+        }
         count(&c->app->seats[loop->runner->id].stats.cancelled, 1);
     }
     end_request(c);

@@ -234,8 +234,10 @@ void rr_job_run(struct job *job, struct thread *t)
         told->trace = job->trace;
         if (job->trace)
             job->trace->since_ns = job->start_ns;
+        rr_worker_stop_by(seat->worker, &job->cancelled);
         r = rr_worker_run_message(seat->worker, rr_take(job->in), job->deadline_ns, &job->out,
                                   &err);
+        rr_worker_stop_by(seat->worker, NULL);
         told->trace = NULL;
         job->end_ns = rr_now_ns();
         learn(app, job->end_ns - job->start_ns);

@@ -140,9 +140,10 @@ struct rr_worker {
     size_t n_queued, n_forgone;  /* forgone: in this run, of edges that are optional */
     struct message *result;
     unsigned int depth;
-    bool named;           /* the error at hand names its function already */
-    uint64_t spin_ns;     /* how long a process polls before it sleeps */
-    uint64_t deadline_ns; /* of the run; 0: only those of its functions */
+    bool named;              /* the error at hand names its function already */
+    uint64_t spin_ns;        /* how long a process polls before it sleeps */
+    uint64_t deadline_ns;    /* of the run; 0: only those of its functions */
+    const atomic_bool *stop; /* of the run, borrowed; NULL: none */
     uint64_t n_runs;
     uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
     struct remote *remote;        /* NULL: all functions live in this process */

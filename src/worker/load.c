@@ -410,7 +410,17 @@ void rr_worker_cancel(struct rr_worker *w)
 
 bool rr_worker_cancelled(const struct rr_worker *w)
 {
-    return rr_engine_cancelled(w->engine);
+    return rr_engine_cancelled(w->engine) || (w->stop && atomic_load(w->stop));
+}
+
+void rr_worker_stop_by(struct rr_worker *w, const atomic_bool *stop)
+{
+    w->stop = stop;
+}
+
+void rr_worker_nudge(struct rr_worker *w)
+{
+    rr_engine_nudge(w->engine);
 }
 
 static void warm_port(struct rr_worker *w, const struct port *port)

@@ -287,6 +287,7 @@ int rr_function_attempt(struct rr_worker *w, int fn, struct message **inputs,
     i->run_deadline_ns = a->run_deadline_ns;
     i->caller = a->caller;
     i->stages = a->stages;
+    rr_instance_stop_by(i->guest.inst, w->stop);
     w->depth++;
     if (w->observer.begin)
         w->observer.begin(w->observer.user, fn);

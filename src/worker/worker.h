@@ -7,6 +7,7 @@
 #ifndef RR_WORKER_WORKER_H
 #define RR_WORKER_WORKER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -143,6 +144,11 @@ void rr_worker_release(struct rr_worker *w);
 /* Async-signal-safe: what runs now, and everything later, ends with RR_E_CANCELLED. */
 void rr_worker_cancel(struct rr_worker *w);
 bool rr_worker_cancelled(const struct rr_worker *w);
+/* The runs that follow end with RR_E_CANCELLED once *@stop (borrowed; NULL: never) is true: what
+ * runs sees it after rr_worker_nudge(), which any thread may call for all workers that share
+ * modules. Functions in other processes go on to their end or deadline. */
+void rr_worker_stop_by(struct rr_worker *w, const atomic_bool *stop);
+void rr_worker_nudge(struct rr_worker *w);
 /* Have regions of the sizes seen so far warmed in the background; wait with rr_arena_settle(). */
 void rr_worker_warm(struct rr_worker *w);
 struct rr_arena *rr_worker_arena(struct rr_worker *w);

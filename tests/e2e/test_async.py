@@ -468,6 +468,10 @@ def test_cancelled_by_the_client(serve, flow):
         assert s.ask(first).status == 404 and s.ask(second).status == 404
         wait_for(lambda: s.metric("async_depth") == 0, "nothing is left")
         assert not flow.calls()
+        loop = s.accepted("/loop")
+        wait_for(lambda: s.state(loop)["state"] == "running", "it runs")
+        assert s.ask(loop, method="DELETE").status == 204
+        wait_for(lambda: s.metric("async_depth") == 0, "it is stopped", 5)
 
 
 # --- the queue on disk --------------------------------------------------------------------------
