@@ -316,6 +316,30 @@ def test_hostile_requests_are_refused(serve, flow):
         wait_for(lambda: s.metric("live_bytes") + s.metric("body_bytes") == 0, "all is back")
 
 
+@pytest.mark.parametrize(
+    ("head", "status", "says"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nce-specversion: 1.0\r\nce-id: 1\r\n", 400, "ce-type"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n", 417, "100-continue"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n", 501, "coding"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n", 501, "method"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n", 414, "8 KiB"),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/cloudevents-batch+json\r\n",
+            415,
+            "batches",
+        ),
+    ],
+)
+def test_refusals_say_why(serve, flow, head, status, says):
+    with serve(flow()) as s:
+        reply = s.raw(
+            head + b"Content-Length: 0\r\n\r\n" if b"Transfer" not in head else head + b"\r\n"
+        )
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status) and says in json.loads(body)["detail"]
+
+
 def test_limits_of_bodies(serve, flow):
     with serve(flow(max="64KiB"), "--max-body", "1GiB") as s:
         assert s.ask("/echo", b"x" * 65536).status == 200
