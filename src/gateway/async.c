@@ -653,7 +653,7 @@ static void start_ready(struct async *a, struct queue *q)
     if (!q->ready.first || a->halted || held_back(q))
         return;
     g = current(q, &app);
-    most = app->isolated ? 1 : q->gw->o.concurrency / 2;
+    most = (app->isolated ? app->n_lanes : q->gw->o.concurrency) / 2;
     rr_generation_unref(g);
     while (q->ready.first && q->n_running < (most ? most : 1)) {
         struct call *c = q->ready.first;
@@ -952,7 +952,7 @@ static void cancel(struct async *a, struct call *c)
     c->cancelled = true;
     if (c->state == CALL_RUNNING) { /* and so it was launched */
         atomic_store(&c->job.cancelled, true);
-        rr_worker_nudge(c->job.app->seats[0].worker);
+        rr_app_nudge(c->job.app);
     } else if (!c->sending) {
         drop_call(a, c);
     }

@@ -130,7 +130,7 @@ void rr_conn_close(struct conn *c)
         c->gone = true;
         if (!rr_pool_withdraw(&loop->gw->pool, &c->job)) {
             if (!c->ask) /* it runs; the rest when it is done */
-                rr_worker_nudge(c->app->seats[0].worker);
+                rr_app_nudge(c->app);
             return;
         }
         count(&c->app->seats[loop->runner->id].stats.cancelled, 1);

@@ -13,6 +13,7 @@
 
 #define RR_GATEWAY_MAX_LISTEN 16
 #define RR_GATEWAY_MAX_ROUTES 256
+#define RR_GATEWAY_LANES 4u /* messages at a time of a workflow with nodes; at most 32 */
 #define RR_GATEWAY_MAX_CALLBACKS 64
 
 struct rr_gateway_route {

@@ -122,6 +122,7 @@ struct job {
     atomic_bool cancelled;
     bool queued;          /* under the pool's lock */
     bool of_call;         /* of an asynchronous message, not of a connection */
+    unsigned int lane;    /* of an isolated app, while it runs */
     struct rr_error *err; /* owned; NULL: it went well */
     struct trace *trace;  /* borrowed; NULL: none is wanted */
 };
@@ -132,10 +133,13 @@ struct app {
     struct generation *generation;
     const struct rr_gateway_route *route;
     struct rr_workflow *wf;
-    /* One per thread; of an isolated one only the first has a worker, and there is one more, for
-     * what that tells. */
+    /* One per thread; of an isolated one only the first have workers, one for each lane, and there
+     * is one more, for what that of a single lane tells. */
     struct seat *seats;
-    bool isolated; /* runs one message at a time, in the pool */
+    bool isolated;        /* some functions live in other processes, or on other nodes: it runs in
+                             the pool */
+    unsigned int n_lanes; /* how many of its messages at a time then; else 0 */
+    uint32_t busy_lanes;  /* bits, under the pool's lock */
     uint64_t max_body_bytes;
     _Atomic uint64_t usual_ns; /* moving average of a run; UINT64_MAX: unknown */
     atomic_uint n_known;
@@ -412,6 +416,8 @@ bool rr_app_fast(const struct app *app);
 int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_error *err);
 struct generation *rr_generation_current(struct gateway *gw); /* with a reference */
 void rr_generation_unref(struct generation *g);
+/* What runs looks whether it is to be stopped. */
+void rr_app_nudge(const struct app *app);
 /* Interrupt what runs, old or new. */
 void rr_generations_cancel(struct gateway *gw);
 struct app *rr_generation_find(struct generation *g, struct rr_text path);

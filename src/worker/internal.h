@@ -131,6 +131,7 @@ struct rr_worker {
     const struct rr_workflow *wf;
     const struct rr_worker
         *share; /* borrowed: whose arena, engine and modules these are, or NULL */
+    const struct rr_worker *beside; /* the same of the arena only */
     struct rr_observer observer;
     struct rr_arena *arena;
     struct rr_engine *engine;
@@ -149,7 +150,7 @@ struct rr_worker {
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only, log_here;
-    bool again; /* some edge delivers again to a function that failed */
+    bool lends; /* messages go to other processes, or several times to one function */
     const struct rr_worker_image *images;
     size_t n_images;
     struct rr_status *status; /* NULL: not told; of @share */

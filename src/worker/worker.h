@@ -82,6 +82,9 @@ struct rr_worker_options {
      * are used. Each of the two may run on a thread of its own, but not if functions are isolated.
      */
     const struct rr_worker *share;
+    /* The same, but of its arena only: for workers with functions on other nodes, each of which has
+     * connections of its own, that its engine works for while guests run. */
+    const struct rr_worker *beside;
     uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;
