@@ -10,6 +10,7 @@ import time
 import pytest
 from conftest import KIB, MIB, SLOW, edge
 from test_async import letters, receiver, serve  # noqa: F401
+from test_nodes import free_port, nodes  # noqa: F401
 from test_processes import Run, assert_clean
 from test_serve import wait_for
 
@@ -206,6 +207,30 @@ def test_both_a_failure_and_a_death(rr, flow):
     run.end()
     assert run.status == 0 and run.out.read_bytes() == DATA, run.err
     assert_clean(run)
+
+
+@pytest.mark.parametrize("fails", [2, 9])
+def test_between_nodes(rr, flow, nodes, tmp_path, fails):  # noqa: F811
+    """The node tries again; what it gives up goes to the dead letters where the workflow is run."""
+    functions = {"a": "echo", "b": flaky(fails, node="far"), "c": "echo"}
+    edges = [
+        edge("input", "a", "64MiB"),
+        again("a", "b", retry=2),
+        edge("b", "c", "64MiB"),
+    ]
+    at = {"far": {"address": f"127.0.0.1:{free_port()}"}}
+    path = flow(functions, edges, "c", nodes=at, dead_letters="dead")
+    node = nodes(rr, path, "far")
+    r = rr("run", path, "--plain", stdin=DATA)
+    if fails == 2:
+        assert r.status == 0 and r.out == DATA, (r, node.err)
+    else:
+        assert r.status == 70, (r, node.err)
+        wait_for(lambda: letters(tmp_path / "dead"), "a dead letter")
+        ((head, body),) = letters(tmp_path / "dead")
+        assert body == DATA and head["attempts"] == 3 and head["to"] == "b"
+        assert head["attributes"]["knativeerrordata"].startswith("function 'b'")
+    assert len(attempts(r.err.splitlines() + node.lines)) >= 3
 
 
 # --- serve ----------------------------------------------------------------------------------------
