@@ -201,49 +201,52 @@ static int route_workflows(struct request *rq)
 
 /* --- options --------------------------------------------------------------------------------- */
 
+/* Options that are a text, and where it goes. */
+static const struct {
+    int c;
+    size_t at;
+} texts[] = {
+    {'a', offsetof(struct request, o.admin)},
+    {'C', offsetof(struct request, o.tls_cert)},
+    {'K', offsetof(struct request, o.tls_key)},
+    {'T', offsetof(struct request, o.tls_client_ca)},
+    {'x', offsetof(struct request, node.cert_file)},
+    {'y', offsetof(struct request, node.key_file)},
+    {'z', offsetof(struct request, node.ca_file)},
+    {'A', offsetof(struct request, o.access_log)},
+    {'O', offsetof(struct request, o.otlp)},
+    {'R', offsetof(struct request, o.otlp_ratio)},
+    {'b', offsetof(struct request, o.callback_ca)},
+};
+
+static int take_listed(struct request *rq, int list, const char **values, size_t *n, size_t most,
+                       const char *text)
+{
+    begin_list(rq, list, n);
+    if (*n == most)
+        return cli_usage(&cli_serve, "at most %zu of --%s", most,
+                         list == LIST_LISTEN     ? "listen"
+                         : list == LIST_CALLBACK ? "callback"
+                                                 : "callback-net");
+    values[(*n)++] = text;
+    return 0;
+}
+
 static int take_option(struct request *rq, int c, char *text)
 {
+    for (size_t n = 0; n < RR_ARRAY_LEN(texts); n++)
+        if (texts[n].c == c) {
+            memcpy((char *)rq + texts[n].at, &text, sizeof(text));
+            return 0;
+        }
     switch (c) {
     case 'l':
-        begin_list(rq, LIST_LISTEN, &rq->o.n_listen);
-        if (rq->o.n_listen == RR_GATEWAY_MAX_LISTEN)
-            return cli_usage(&cli_serve, "at most %d addresses", RR_GATEWAY_MAX_LISTEN);
-        rq->listen[rq->o.n_listen++] = text;
-        return 0;
-    case 'a':
-        rq->o.admin = text;
-        return 0;
+        return take_listed(rq, LIST_LISTEN, rq->listen, &rq->o.n_listen, RR_GATEWAY_MAX_LISTEN,
+                           text);
     case 'r':
         return parse_route(rq, text);
-    case 'C':
-        rq->o.tls_cert = text;
-        return 0;
-    case 'K':
-        rq->o.tls_key = text;
-        return 0;
-    case 'T':
-        rq->o.tls_client_ca = text;
-        return 0;
-    case 'x':
-        rq->node.cert_file = text;
-        return 0;
-    case 'y':
-        rq->node.key_file = text;
-        return 0;
-    case 'z':
-        rq->node.ca_file = text;
-        return 0;
     case 'p':
         rq->o.node_plain = true;
-        return 0;
-    case 'A':
-        rq->o.access_log = text;
-        return 0;
-    case 'O':
-        rq->o.otlp = text;
-        return 0;
-    case 'R':
-        rq->o.otlp_ratio = text;
         return 0;
     case 'I':
         rq->o.isolate = strcmp(text, "process") == 0;
@@ -254,23 +257,14 @@ static int take_option(struct request *rq, int c, char *text)
         if (!rr_gateway_callback_ok(text))
             return cli_usage(&cli_serve, "--callback takes HOST, HOST:PORT or *.DOMAIN, not '%s'",
                              text);
-        begin_list(rq, LIST_CALLBACK, &rq->o.n_callbacks);
-        if (rq->o.n_callbacks == RR_GATEWAY_MAX_CALLBACKS)
-            return cli_usage(&cli_serve, "at most %d callbacks", RR_GATEWAY_MAX_CALLBACKS);
-        rq->callbacks[rq->o.n_callbacks++] = text;
-        return 0;
+        return take_listed(rq, LIST_CALLBACK, rq->callbacks, &rq->o.n_callbacks,
+                           RR_GATEWAY_MAX_CALLBACKS, text);
     case 'N':
         if (!rr_gateway_net_ok(text))
             return cli_usage(&cli_serve, "--callback-net takes ADDRESS or ADDRESS/BITS, not '%s'",
                              text);
-        begin_list(rq, LIST_NET, &rq->o.n_callback_nets);
-        if (rq->o.n_callback_nets == RR_GATEWAY_MAX_CALLBACKS)
-            return cli_usage(&cli_serve, "at most %d networks", RR_GATEWAY_MAX_CALLBACKS);
-        rq->callback_nets[rq->o.n_callback_nets++] = text;
-        return 0;
-    case 'b':
-        rq->o.callback_ca = text;
-        return 0;
+        return take_listed(rq, LIST_NET, rq->callback_nets, &rq->o.n_callback_nets,
+                           RR_GATEWAY_MAX_CALLBACKS, text);
     case 'c':
         rq->o.no_cache = true;
         return 0;
