@@ -84,3 +84,26 @@ const char *rr_error_name(enum rr_code code)
     }
     return "unknown";
 }
+
+int rr_error_status(enum rr_code code)
+{
+    switch (code) {
+    case RR_OK:
+        return 200;
+    case RR_E_DEADLINE:
+        return 504;
+    case RR_E_SYSTEM:
+    case RR_E_CANCELLED:
+        return 503;
+    case RR_E_GUEST:
+    case RR_E_LIMIT:
+    case RR_E_DIED:
+    case RR_E_INVALID:
+        return 502;
+    case RR_E_USAGE:
+    case RR_E_NOINPUT:
+    case RR_E_OUTPUT:
+        return 500;
+    }
+    return 500;
+}

@@ -54,5 +54,6 @@ __attribute__((format(printf, 4, 5))) int rr_error_set(struct rr_error *err, enu
 /* Add a position to an error that was just set. */
 void rr_error_at(struct rr_error *err, const char *file, unsigned int line, unsigned int column);
 const char *rr_error_name(enum rr_code code);
+int rr_error_status(enum rr_code code); /* as HTTP has it */
 
 #endif

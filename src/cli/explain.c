@@ -92,6 +92,31 @@ static void print_delivery(const struct rr_workflow *wf)
            wf->queue.path ? "queue: " : "in memory", wf->queue.path ? wf->queue.path : "");
 }
 
+/* Of edges that deliver again to a function that failed. */
+static void print_again(const struct rr_workflow *wf)
+{
+    for (size_t n = 0; n < wf->n_edges; n++) {
+        const struct rr_edge *e = &wf->edges[n];
+        char from[160], to[160];
+
+        if (!e->again.given)
+            continue;
+        cli_edge_ends(wf, e, from, to);
+        printf("\n%s -> %s: %u %s", from, to, e->again.retry,
+               e->again.retry == 1 ? "retry" : "retries");
+        if (e->again.retry)
+            printf(", %s from %s", e->again.linear ? "linear" : "exponential",
+                   rr_duration_text(e->again.backoff_ns));
+        if (e->again.timeout_ns)
+            printf(", timeout %s", rr_duration_text(e->again.timeout_ns));
+        printf(", dead letters: %s%s\n",
+               e->again.sink      ? e->again.sink
+               : wf->dead_letters ? wf->dead_letters
+                                  : "none",
+               e->optional ? "; the run goes on without it" : "");
+    }
+}
+
 static void print_text(const struct rr_workflow *wf, struct rr_worker *w)
 {
     printf("workflow %s, result from %s.%s\n\n", wf->name, wf->functions[wf->result].name,
@@ -101,6 +126,7 @@ static void print_text(const struct rr_workflow *wf, struct rr_worker *w)
     print_edges(wf, w);
     printf("\nA path holds for messages above %s; smaller ones are copied.\n",
            rr_bytes_text(RR_SMALL_MAX));
+    print_again(wf);
     print_delivery(wf);
 }
 
@@ -116,10 +142,9 @@ static void number(struct json_object *o, const char *key, uint64_t value)
     json_object_object_add(o, key, json_object_new_int64((int64_t)value));
 }
 
-static struct json_object *delivery_json(const struct rr_workflow *wf)
+static struct json_object *policy_json(const struct rr_delivery *d)
 {
-    const struct rr_delivery *d = &wf->delivery;
-    struct json_object *o = json_object_new_object(), *queue = json_object_new_object();
+    struct json_object *o = json_object_new_object();
 
     number(o, "retry", d->retry);
     add(o, "backoffPolicy", d->linear ? "linear" : "exponential");
@@ -128,6 +153,21 @@ static struct json_object *delivery_json(const struct rr_workflow *wf)
         number(o, "timeout_ns", d->timeout_ns);
     if (d->sink)
         add(o, "deadLetterSink", d->sink);
+    return o;
+}
+
+static struct json_object *again_json(const struct rr_edge *e)
+{
+    struct json_object *o = policy_json(&e->again);
+
+    json_object_object_add(o, "optional", json_object_new_boolean(e->optional));
+    return o;
+}
+
+static struct json_object *delivery_json(const struct rr_workflow *wf)
+{
+    struct json_object *o = policy_json(&wf->delivery), *queue = json_object_new_object();
+
     if (wf->queue.path)
         add(queue, "path", wf->queue.path);
     number(queue, "messages", wf->queue.messages);
@@ -168,6 +208,8 @@ static void print_json(const struct rr_workflow *wf, struct rr_worker *w)
         add(one, "to", to);
         add(one, "channel", channel_name(wf, e));
         add(one, "delivery", e->at_least_once ? "at-least-once" : "at-most-once");
+        if (e->again.given)
+            json_object_object_add(one, "again", again_json(e));
         add(one, "path", rr_path_name(rr_worker_path(w, (int)n)));
         json_object_object_add(one, "max_bytes",
                                json_object_new_int64((int64_t)rr_min(e->max_bytes, e->slot_bytes)));

@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "cli/cli.h"
 #include "cli/report.h"
+#include "gateway/letter.h"
 #include "worker/chain.h"
 
 #define MAX_REPEAT 10000000u
@@ -279,23 +280,31 @@ static void on_span(void *user, const struct rr_span *span)
     report_span(((struct session *)user)->report, span);
 }
 
+/* A line is one write: processes of functions write to the same stderr. */
 static void on_log(void *user, int function, int level, const char *text, size_t len)
 {
     static const char *const names[] = {"error: ", "warning: ", "", "debug: "};
     struct session *s = user;
+    char *copy;
 
-    if (level > (s->rq.quiet ? 0 : s->rq.verbose ? 3 : 2))
+    if (level > (s->rq.quiet ? 0 : s->rq.verbose ? 3 : 2) || !(copy = malloc(len + 1)))
         return;
     cli_progress_clear(&s->progress);
-    fprintf(stderr, "%s: %s", s->wf->functions[function].name, names[level]);
     for (size_t n = 0; n < len; n++)
-        fputc((unsigned char)text[n] < 0x20 && text[n] != '\t' ? ' ' : text[n], stderr);
-    fputc('\n', stderr);
+        copy[n] = (char)((unsigned char)text[n] < 0x20 && text[n] != '\t' ? ' ' : text[n]);
+    copy[len] = '\0';
+    fprintf(stderr, "%s: %s%s\n", s->wf->functions[function].name, names[level], copy);
+    free(copy);
 }
 
 static void on_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
     cli_progress_show(&((struct session *)user)->progress, what, done, total);
+}
+
+static bool is_cancelled(void *user)
+{
+    return rr_worker_cancelled(((struct session *)user)->worker);
 }
 
 /* --- the run --------------------------------------------------------------------------------- */
@@ -368,6 +377,7 @@ static int run(int argc, char **argv)
         .arena.watch_pressure = true,
         .observer = {
             .user = &s, .hop = on_hop, .span = on_span, .log = on_log, .progress = on_progress}};
+    struct rr_letters letters = {.stop = is_cancelled, .user = &s};
     struct rr_error err = {0};
     int status = parse(&s.rq, argc, argv), r;
 
@@ -384,6 +394,10 @@ static int run(int argc, char **argv)
         rr_workflow_isolate_all(s.wf);
     if (r == 0 && rr_workflow_has_nodes(s.wf))
         r = cli_net_apply(&s.rq.net, cli_only_unix(s.wf), &options, &err);
+    if (r == 0)
+        r = rr_letters_prepare(s.wf, &err);
+    options.post = rr_letter_post;
+    options.post_user = &letters;
     if (r == 0)
         r = rr_worker_new(s.wf, &options, &s.worker, &err);
     cli_progress_clear(&s.progress);

@@ -9,13 +9,24 @@
 #include "gateway/gateway.h"
 #include "worker/chain.h"
 
+/* Options that may be repeated. */
+enum { LIST_LISTEN, LIST_ROUTE, LIST_CALLBACK, LIST_NET, LIST_WORKFLOW, N_LISTS };
+
 struct request {
     struct rr_gateway_options o;
     const char *listen[RR_GATEWAY_MAX_LISTEN];
     const char *callbacks[RR_GATEWAY_MAX_CALLBACKS];
+    const char *callback_nets[RR_GATEWAY_MAX_CALLBACKS];
     struct rr_gateway_route routes[RR_GATEWAY_MAX_ROUTES];
     char *paths[RR_GATEWAY_MAX_ROUTES]; /* owned; NULL where the route's path is borrowed */
+    const char *workflows[RR_GATEWAY_MAX_ROUTES]; /* without a path of their own */
+    size_t n_workflows;
     struct rr_net_tls node;
+    /* Where an option comes from: a later source replaces what an earlier one said. */
+    enum source { FROM_FILE, FROM_ENVIRONMENT, FROM_FLAGS } source;
+    enum source list_source[N_LISTS];
+    char **texts; /* owned: of a file and of the environment */
+    size_t n_texts;
 };
 
 /* --- values ---------------------------------------------------------------------------------- */
@@ -117,11 +128,20 @@ static int add_route(struct request *rq, const char *path, const char *workflow)
     return 0;
 }
 
+/* Another value of an option that may be repeated: the first one of its source replaces others. */
+static void begin_list(struct request *rq, int list, size_t *n)
+{
+    if (rq->list_source[list] != rq->source)
+        *n = 0;
+    rq->list_source[list] = rq->source;
+}
+
 /* --route PATH=FILE */
 static int parse_route(struct request *rq, char *text)
 {
     char *equals = strchr(text, '=');
 
+    begin_list(rq, LIST_ROUTE, &rq->o.n_routes);
     if (!equals || !equals[1])
         return cli_usage(&cli_serve, "--route takes PATH=WORKFLOW, not '%s'", text);
     *equals = '\0';
@@ -153,19 +173,28 @@ static int path_of(const char *file, char **ret)
     return r;
 }
 
-/* One workflow alone answers at /, several each at /NAME. */
-static int add_operands(struct request *rq, int argc, char **argv)
+static int add_workflow(struct request *rq, const char *file)
 {
-    bool alone = argc - optind == 1 && rq->o.n_routes == 0;
+    begin_list(rq, LIST_WORKFLOW, &rq->n_workflows);
+    if (rq->n_workflows == RR_GATEWAY_MAX_ROUTES)
+        return cli_usage(&cli_serve, "at most %d workflows", RR_GATEWAY_MAX_ROUTES);
+    rq->workflows[rq->n_workflows++] = file;
+    return 0;
+}
 
-    if (optind == argc && rq->o.n_routes == 0)
+/* One workflow alone answers at /, several each at /NAME. */
+static int route_workflows(struct request *rq)
+{
+    bool alone = rq->n_workflows == 1 && rq->o.n_routes == 0;
+
+    if (rq->n_workflows == 0 && rq->o.n_routes == 0)
         return cli_usage(&cli_serve, "name a workflow file");
-    for (; optind < argc; optind++) {
+    for (size_t k = 0; k < rq->n_workflows; k++) {
         size_t n = rq->o.n_routes;
-        int r = n == RR_GATEWAY_MAX_ROUTES || alone ? 0 : path_of(argv[optind], &rq->paths[n]);
+        int r = n == RR_GATEWAY_MAX_ROUTES || alone ? 0 : path_of(rq->workflows[k], &rq->paths[n]);
 
         if (r == 0)
-            r = add_route(rq, alone || !rq->paths[n] ? "/" : rq->paths[n], argv[optind]);
+            r = add_route(rq, alone || !rq->paths[n] ? "/" : rq->paths[n], rq->workflows[k]);
         if (r)
             return r;
     }
@@ -174,48 +203,52 @@ static int add_operands(struct request *rq, int argc, char **argv)
 
 /* --- options --------------------------------------------------------------------------------- */
 
+/* Options that are a text, and where it goes. */
+static const struct {
+    int c;
+    size_t at;
+} texts[] = {
+    {'a', offsetof(struct request, o.admin)},
+    {'C', offsetof(struct request, o.tls_cert)},
+    {'K', offsetof(struct request, o.tls_key)},
+    {'T', offsetof(struct request, o.tls_client_ca)},
+    {'x', offsetof(struct request, node.cert_file)},
+    {'y', offsetof(struct request, node.key_file)},
+    {'z', offsetof(struct request, node.ca_file)},
+    {'A', offsetof(struct request, o.access_log)},
+    {'O', offsetof(struct request, o.otlp)},
+    {'R', offsetof(struct request, o.otlp_ratio)},
+    {'b', offsetof(struct request, o.callback_ca)},
+};
+
+static int take_listed(struct request *rq, int list, const char **values, size_t *n, size_t most,
+                       const char *text)
+{
+    begin_list(rq, list, n);
+    if (*n == most)
+        return cli_usage(&cli_serve, "at most %zu of --%s", most,
+                         list == LIST_LISTEN     ? "listen"
+                         : list == LIST_CALLBACK ? "callback"
+                                                 : "callback-net");
+    values[(*n)++] = text;
+    return 0;
+}
+
 static int take_option(struct request *rq, int c, char *text)
 {
+    for (size_t n = 0; n < RR_ARRAY_LEN(texts); n++)
+        if (texts[n].c == c) {
+            memcpy((char *)rq + texts[n].at, &text, sizeof(text));
+            return 0;
+        }
     switch (c) {
     case 'l':
-        if (rq->o.n_listen == RR_GATEWAY_MAX_LISTEN)
-            return cli_usage(&cli_serve, "at most %d addresses", RR_GATEWAY_MAX_LISTEN);
-        rq->listen[rq->o.n_listen++] = text;
-        return 0;
-    case 'a':
-        rq->o.admin = text;
-        return 0;
+        return take_listed(rq, LIST_LISTEN, rq->listen, &rq->o.n_listen, RR_GATEWAY_MAX_LISTEN,
+                           text);
     case 'r':
         return parse_route(rq, text);
-    case 'C':
-        rq->o.tls_cert = text;
-        return 0;
-    case 'K':
-        rq->o.tls_key = text;
-        return 0;
-    case 'T':
-        rq->o.tls_client_ca = text;
-        return 0;
-    case 'x':
-        rq->node.cert_file = text;
-        return 0;
-    case 'y':
-        rq->node.key_file = text;
-        return 0;
-    case 'z':
-        rq->node.ca_file = text;
-        return 0;
     case 'p':
         rq->o.node_plain = true;
-        return 0;
-    case 'A':
-        rq->o.access_log = text;
-        return 0;
-    case 'O':
-        rq->o.otlp = text;
-        return 0;
-    case 'R':
-        rq->o.otlp_ratio = text;
         return 0;
     case 'I':
         rq->o.isolate = strcmp(text, "process") == 0;
@@ -226,13 +259,14 @@ static int take_option(struct request *rq, int c, char *text)
         if (!rr_gateway_callback_ok(text))
             return cli_usage(&cli_serve, "--callback takes HOST, HOST:PORT or *.DOMAIN, not '%s'",
                              text);
-        if (rq->o.n_callbacks == RR_GATEWAY_MAX_CALLBACKS)
-            return cli_usage(&cli_serve, "at most %d callbacks", RR_GATEWAY_MAX_CALLBACKS);
-        rq->callbacks[rq->o.n_callbacks++] = text;
-        return 0;
-    case 'b':
-        rq->o.callback_ca = text;
-        return 0;
+        return take_listed(rq, LIST_CALLBACK, rq->callbacks, &rq->o.n_callbacks,
+                           RR_GATEWAY_MAX_CALLBACKS, text);
+    case 'N':
+        if (!rr_gateway_net_ok(text))
+            return cli_usage(&cli_serve, "--callback-net takes ADDRESS or ADDRESS/BITS, not '%s'",
+                             text);
+        return take_listed(rq, LIST_NET, rq->callback_nets, &rq->o.n_callback_nets,
+                           RR_GATEWAY_MAX_CALLBACKS, text);
     case 'c':
         rq->o.no_cache = true;
         return 0;
@@ -261,41 +295,245 @@ static int take_nodes(struct request *rq)
     return 0;
 }
 
-#define N_WORDS 19 /* other options */
+static const struct option words[] = {
+    {"listen", required_argument, NULL, 'l'},
+    {"admin", required_argument, NULL, 'a'},
+    {"route", required_argument, NULL, 'r'},
+    {"access-log", required_argument, NULL, 'A'},
+    {"tls-cert", required_argument, NULL, 'C'},
+    {"tls-key", required_argument, NULL, 'K'},
+    {"tls-client-ca", required_argument, NULL, 'T'},
+    {"otlp", required_argument, NULL, 'O'},
+    {"otlp-ratio", required_argument, NULL, 'R'},
+    {"node-cert", required_argument, NULL, 'x'},
+    {"node-key", required_argument, NULL, 'y'},
+    {"node-ca", required_argument, NULL, 'z'},
+    {"node-plain", no_argument, NULL, 'p'},
+    {"isolation", required_argument, NULL, 'I'},
+    {"callback", required_argument, NULL, 'B'},
+    {"callback-net", required_argument, NULL, 'N'},
+    {"callback-ca", required_argument, NULL, 'b'},
+    {"no-cache", no_argument, NULL, 'c'},
+    {"verbose", no_argument, NULL, 'v'},
+    {"quiet", no_argument, NULL, 'q'},
+    {"config", required_argument, NULL, 'F'},
+};
+#define N_WORDS RR_ARRAY_LEN(words)
+
+/* --- files and the environment --------------------------------------------------------------- */
+
+#define MAX_CONFIG (256u << 10)
+
+/* A copy that lives as long as @rq: what is parsed keeps pieces of it. */
+static char *keep(struct request *rq, const char *text, size_t len)
+{
+    char **grown = reallocarray(rq->texts, rq->n_texts + 1, sizeof(char *));
+    char *copy = grown ? strndup(text, len) : NULL;
+
+    rq->texts = grown ? grown : rq->texts;
+    if (copy)
+        rq->texts[rq->n_texts++] = copy;
+    return copy;
+}
+
+/* As `--name value` would be; of those without a value true or false, or how often. */
+static int take_word(struct request *rq, const struct option *o, char *text)
+{
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    int r = 0;
+
+    if (o->has_arg == required_argument)
+        return take_option(rq, o->val, text);
+    if (strcmp(text, "true") == 0)
+        n = 1;
+    else if (strcmp(text, "false") == 0)
+        n = 0;
+    else if (end == text || *end || n > 2)
+        return cli_usage(&cli_serve, "%s is true or false, not '%s'", o->name, text);
+    for (; n > 0 && r == 0; n--)
+        r = take_option(rq, o->val, NULL);
+    return r;
+}
+
+static int take_named(struct request *rq, const char *name, char *text)
+{
+    for (size_t n = 0; n < N_NUMBERS; n++)
+        if (strcmp(number_options[n].name, name) == 0)
+            return take_number(rq, n, text);
+    for (size_t n = 0; n < N_WORDS; n++)
+        if (strcmp(words[n].name, name) == 0 && words[n].val != 'F')
+            return take_word(rq, &words[n], text);
+    if (strcmp(name, "workflow") == 0)
+        return add_workflow(rq, text);
+    return cli_usage(&cli_serve, "there is no option '%s'", name);
+}
+
+static char *trim(char *text)
+{
+    size_t len;
+
+    text += strspn(text, " \t\r");
+    len = strlen(text);
+    while (len > 0 && strchr(" \t\r", text[len - 1]))
+        text[--len] = '\0';
+    return text;
+}
+
+/* A line of a file: NAME = VALUE, or a comment. */
+static int take_line(struct request *rq, char *line)
+{
+    char *text = trim(line), *equals = strchr(text, '=');
+
+    if (!*text || *text == '#')
+        return 0;
+    if (!equals)
+        return cli_usage(&cli_serve, "'%s' is no `option = value`", text);
+    *equals = '\0';
+    return take_named(rq, trim(text), trim(equals + 1));
+}
+
+static int take_lines(struct request *rq, const char *path, char *text)
+{
+    unsigned int line = 1;
+    char *end;
+    int r = 0;
+
+    for (; text && r == 0; text = end ? end + 1 : NULL, line++) {
+        end = strchr(text, '\n');
+        if (end)
+            *end = '\0';
+        r = take_line(rq, text);
+        if (r)
+            fprintf(stderr, "  in %s, line %u\n", path, line);
+    }
+    return r;
+}
+
+static int take_file(struct request *rq, const char *path)
+{
+    static char text[MAX_CONFIG + 1];
+    struct rr_error err = {0};
+    FILE *f = fopen(path, "re");
+    size_t len = f ? fread(text, 1, sizeof(text), f) : 0;
+    bool bad = !f || ferror(f);
+    int error = errno;
+
+    if (f)
+        fclose(f);
+    if (bad)
+        rr_error_set(&err, RR_E_NOINPUT, "name a file that you may read", "cannot read it: %s",
+                     strerror(error));
+    else if (len > MAX_CONFIG || memchr(text, 0, len))
+        rr_error_set(&err, RR_E_INVALID, "it is a text, with lines like `listen = :8080`",
+                     "it is no file of options");
+    if (err.code) {
+        rr_error_at(&err, path, 0, 0);
+        return cli_error(&err);
+    }
+    rq->source = FROM_FILE;
+    if (!keep(rq, text, len)) {
+        rr_error_no_memory(&err);
+        return cli_error(&err);
+    }
+    return take_lines(rq, path, rq->texts[rq->n_texts - 1]);
+}
+
+/* ROADRUNNER_SERVE_MAX_BODY and so on; of those that may be repeated several, with spaces between.
+ */
+static int take_variable(struct request *rq, const char *name, bool list)
+{
+    static const char prefix[] = "ROADRUNNER_SERVE_";
+    char variable[64], *copy, *save = NULL;
+    const char *value;
+    int r = 0;
+
+    snprintf(variable, sizeof(variable), "%s%s", prefix, name);
+    for (char *p = variable + sizeof(prefix) - 1; *p; p++)
+        *p = (char)(*p == '-' ? '_' : *p >= 'a' && *p <= 'z' ? *p - 'a' + 'A' : *p);
+    value = getenv(variable);
+    copy = value && *value ? keep(rq, value, strlen(value)) : NULL;
+    if (copy && !list)
+        r = take_named(rq, name, copy);
+    for (char *one = copy && list ? strtok_r(copy, " \t\n", &save) : NULL; one && r == 0;
+         one = strtok_r(NULL, " \t\n", &save))
+        r = take_named(rq, name, one);
+    if (r)
+        fprintf(stderr, "  in the environment: %s\n", variable);
+    return r;
+}
+
+static int take_environment(struct request *rq)
+{
+    int r = 0;
+
+    rq->source = FROM_ENVIRONMENT;
+    for (size_t n = 0; n < N_NUMBERS && r == 0; n++)
+        r = take_variable(rq, number_options[n].name, false);
+    for (size_t n = 0; n < N_WORDS && r == 0; n++)
+        if (words[n].val != 'F')
+            r = take_variable(rq, words[n].name, strchr("lrBN", words[n].val) != NULL);
+    return r ? r : take_variable(rq, "workflow", true);
+}
+
+/* --- the command line ------------------------------------------------------------------------ */
+
+static const char shorts[] = "l:r:vq";
+
+static void long_options(struct option ret[N_NUMBERS + N_WORDS + 1])
+{
+    memcpy(ret, words, sizeof(words));
+    for (size_t n = 0; n < N_NUMBERS; n++)
+        ret[N_WORDS + n] =
+            (struct option){number_options[n].name, required_argument, NULL, 1000 + (int)n};
+    ret[N_NUMBERS + N_WORDS] = (struct option){0};
+}
+
+/* The file, which comes before all else. */
+static int take_config(struct request *rq, int argc, char **argv, const struct option *options)
+{
+    const char *path = getenv("ROADRUNNER_SERVE_CONFIG");
+    int c, r;
+
+    while ((c = getopt_long(argc, argv, shorts, options, NULL)) != -1) {
+        if (c == '?')
+            return RR_E_USAGE;
+        if (c == 'F')
+            path = optarg;
+    }
+    optind = 0; /* from the beginning, once more */
+    r = path && *path ? take_file(rq, path) : 0;
+    return r ? r : take_environment(rq);
+}
+
+static int take_flags(struct request *rq, int argc, char **argv, const struct option *options)
+{
+    int c, r = 0;
+
+    rq->source = FROM_FLAGS;
+    while (r == 0 && (c = getopt_long(argc, argv, shorts, options, NULL)) != -1)
+        if (c != 'F')
+            r = c >= 1000 ? take_number(rq, (size_t)c - 1000, optarg) : take_option(rq, c, optarg);
+    for (; r == 0 && optind < argc; optind++)
+        r = add_workflow(rq, argv[optind]);
+    return r;
+}
 
 static int parse(struct request *rq, int argc, char **argv)
 {
-    struct option options[N_NUMBERS + N_WORDS + 1] = {
-        {"listen", required_argument, NULL, 'l'},
-        {"admin", required_argument, NULL, 'a'},
-        {"route", required_argument, NULL, 'r'},
-        {"access-log", required_argument, NULL, 'A'},
-        {"tls-cert", required_argument, NULL, 'C'},
-        {"tls-key", required_argument, NULL, 'K'},
-        {"tls-client-ca", required_argument, NULL, 'T'},
-        {"otlp", required_argument, NULL, 'O'},
-        {"otlp-ratio", required_argument, NULL, 'R'},
-        {"node-cert", required_argument, NULL, 'x'},
-        {"node-key", required_argument, NULL, 'y'},
-        {"node-ca", required_argument, NULL, 'z'},
-        {"node-plain", no_argument, NULL, 'p'},
-        {"isolation", required_argument, NULL, 'I'},
-        {"callback", required_argument, NULL, 'B'},
-        {"callback-ca", required_argument, NULL, 'b'},
-        {"no-cache", no_argument, NULL, 'c'},
-        {"verbose", no_argument, NULL, 'v'},
-        {"quiet", no_argument, NULL, 'q'}};
-    int c, r = 0;
+    struct option options[N_NUMBERS + N_WORDS + 1];
+    int r;
 
-    for (size_t n = 0; n < N_NUMBERS; n++)
-        options[N_WORDS + n] =
-            (struct option){number_options[n].name, required_argument, NULL, 1000 + (int)n};
-    while (r == 0 && (c = getopt_long(argc, argv, "l:r:vq", options, NULL)) != -1)
-        r = c >= 1000 ? take_number(rq, (size_t)c - 1000, optarg) : take_option(rq, c, optarg);
+    long_options(options);
+    r = take_config(rq, argc, argv, options);
+    if (r == 0)
+        r = take_flags(rq, argc, argv, options);
     if (r == 0 && (!rq->o.tls_cert != !rq->o.tls_key || (rq->o.tls_client_ca && !rq->o.tls_cert)))
         r = cli_usage(&cli_serve,
                       "--tls-cert and --tls-key go together, --tls-client-ca with both");
-    return r ? r : take_nodes(rq) ? RR_E_USAGE : add_operands(rq, argc, argv);
+    if (r == 0)
+        r = take_nodes(rq);
+    return r ? r : route_workflows(rq);
 }
 
 static int run(int argc, char **argv)
@@ -307,6 +545,7 @@ static int run(int argc, char **argv)
     rq.o.listen = rq.listen;
     rq.o.routes = rq.routes;
     rq.o.callbacks = rq.callbacks;
+    rq.o.callback_nets = rq.callback_nets;
     r = parse(&rq, argc, argv);
     if (r == 0) {
         rr_log_set_level(rq.o.quiet ? 0 : 1 + rq.o.verbose);
@@ -316,6 +555,9 @@ static int run(int argc, char **argv)
     }
     for (size_t n = 0; n < RR_GATEWAY_MAX_ROUTES; n++)
         free(rq.paths[n]);
+    for (size_t n = 0; n < rq.n_texts; n++)
+        free(rq.texts[n]);
+    free(rq.texts);
     return r;
 }
 
@@ -328,7 +570,12 @@ const struct cli_command cli_serve = {
         "begins at NAME (chain:at-least-once:NAME if it delivers so); the result is the reply.\n"
         "One workflow answers at all paths, of several each at /NAME. SIGTERM ends it when what\n"
         "runs has been answered, SIGHUP reads the workflows and modules again.\n\n"
-        "Options:\n"
+        "Options, which a file and the environment may give as well: as lines `max-body = 1GiB`,\n"
+        "and as ROADRUNNER_SERVE_MAX_BODY=1GiB. Options of the command line come before these, "
+        "and\n"
+        "the environment before the file.\n"
+        "      --config FILE    of options, and `workflow = FILE` (default:\n"
+        "                       $ROADRUNNER_SERVE_CONFIG, or none)\n"
         "  -l, --listen ADDR    HOST:PORT, [HOST]:PORT, :PORT or unix:PATH; may be repeated\n"
         "                       (default: 127.0.0.1:8080, or systemd's sockets)\n"
         "  -r, --route PATH=WORKFLOW\n"
@@ -354,6 +601,11 @@ const struct cli_command cli_serve = {
         "      --callback HOST[:PORT]\n"
         "                       results may be POSTed there, if X-Callback-Url asks for it; also\n"
         "                       *.DOMAIN; may be repeated (default: nowhere)\n"
+        "      --callback-net ADDRESS[/BITS]\n"
+        "                       names of --callback may only be at such addresses; may be "
+        "repeated\n"
+        "                       (default: anywhere but at this machine and link, and where clouds\n"
+        "                       keep metadata)\n"
         "      --callback-ca FILE\n"
         "                       authorities that https callbacks trust, PEM (default: the "
         "system's)\n"

@@ -65,6 +65,7 @@ struct rr_instance {
     wasmtime_func_t exports[MAX_EXPORTS];
     size_t n_exports;
     uint64_t deadline_ns;
+    const atomic_bool *stop; /* borrowed; NULL: none */
     struct rr_error fault;
     int exit_status;
     bool fence;
@@ -325,6 +326,21 @@ static void set_next_alarm(struct rr_engine *engine, uint64_t deadline_ns)
         set_alarm(engine, at);
 }
 
+static bool is_stopped(const struct rr_instance *inst)
+{
+    return atomic_load(&inst->module->engine->cancelled) || (inst->stop && atomic_load(inst->stop));
+}
+
+void rr_instance_stop_by(struct rr_instance *inst, const atomic_bool *stop)
+{
+    inst->stop = stop;
+}
+
+void rr_engine_nudge(struct rr_engine *engine)
+{
+    wasmtime_engine_increment_epoch(engine->engine); /* one atomic addition */
+}
+
 /* Before a guest runs; @deadline_ns 0: none. */
 static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
 {
@@ -333,7 +349,7 @@ static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
     inst->deadline_ns = deadline_ns;
     inst->fault.code = RR_OK;
     wasmtime_context_set_epoch_deadline(inst->ctx, 1);
-    if (atomic_load(&engine->cancelled)) /* after the line above: a later cancel raises the epoch */
+    if (is_stopped(inst)) /* after the line above: a later cancel raises the epoch */
         return rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
     set_next_alarm(engine, deadline_ns);
     return 0;
@@ -347,7 +363,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
 
     *delta = 1;
     *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
-    if (atomic_load(&engine->cancelled)) {
+    if (is_stopped(inst)) {
         rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
         return wasmtime_error_new("cancelled");
     }
@@ -367,7 +383,7 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
 void rr_engine_cancel(struct rr_engine *engine)
 {
     atomic_store(&engine->cancelled, true);
-    wasmtime_engine_increment_epoch(engine->engine); /* one atomic addition */
+    rr_engine_nudge(engine);
 }
 
 bool rr_engine_cancelled(const struct rr_engine *engine)

@@ -8,6 +8,7 @@
 #ifndef RR_ENGINE_ENGINE_H
 #define RR_ENGINE_ENGINE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,6 +66,8 @@ const char *rr_engine_version(void);
 /* Stop what runs at its next check (within 5 ms) with RR_E_CANCELLED. Async-signal-safe. */
 void rr_engine_cancel(struct rr_engine *engine);
 bool rr_engine_cancelled(const struct rr_engine *engine);
+/* Have what runs look at its rr_instance_stop_by(). From any thread. */
+void rr_engine_nudge(struct rr_engine *engine);
 
 /**
  * rr_module_load() - read, compile or take from the cache
@@ -122,6 +125,9 @@ struct rr_instance_options {
 
 int rr_instance_new(struct rr_module *module, const struct rr_instance_options *options,
                     struct rr_instance **ret, struct rr_error *err);
+/* From now on it ends with RR_E_CANCELLED once *@stop (borrowed; NULL: never) is true and the
+ * engine was nudged. */
+void rr_instance_stop_by(struct rr_instance *inst, const atomic_bool *stop);
 void rr_instance_free(struct rr_instance *inst);
 void *rr_instance_user(struct rr_instance *inst);
 void rr_instance_set_stdin(struct rr_instance *inst, const uint8_t *data,

@@ -5,6 +5,7 @@
 
 #include "base/util.h"
 #include "gateway/internal.h"
+#include "gateway/letter.h"
 #include "worker/chain.h"
 
 /* --- what workers tell ----------------------------------------------------------------------- */
@@ -46,8 +47,12 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         .arena.watch_pressure = true,
         .tls = gw->o.node_tls,
         .plain = !gw->o.node_tls,
+        .post = rr_letter_post,
+        .post_user = &gw->letters,
         .observer = {.begin = rr_graph_begin,
                      .restart = rr_graph_restart,
+                     .again = rr_graph_again,
+                     .buried = rr_graph_buried,
                      .hop = rr_graph_hop,
                      .span = rr_graph_span,
                      .log = on_log},
@@ -73,10 +78,15 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         rr_error_at(err, app->route->workflow, 0, 0);
         return RR_E_USAGE;
     }
-    for (unsigned int n = 0; n < (app->isolated ? 1 : gw->n_threads) && r == 0; n++) {
-        options.observer.user = &app->seats[app->isolated ? gw->n_threads : n];
+    if (rr_workflow_isolates(app->wf))
+        app->n_lanes = 1; /* a further one would have all the processes once more */
+    else if (app->isolated)
+        app->n_lanes = (unsigned int)rr_min(RR_GATEWAY_LANES, gw->n_threads);
+    for (unsigned int n = 0; n < (app->isolated ? app->n_lanes : gw->n_threads) && r == 0; n++) {
+        options.observer.user = &app->seats[app->n_lanes == 1 ? gw->n_threads : n];
         r = rr_worker_new(app->wf, &options, &app->seats[n].worker, err);
-        options.share = app->seats[0].worker;
+        options.share = app->isolated ? NULL : app->seats[0].worker;
+        options.beside = app->isolated ? app->seats[0].worker : NULL;
     }
     /* Other nodes may come later. */
     return r || rr_workflow_has_nodes(app->wf) ? r : rr_worker_start(app->seats[0].worker, err);
@@ -147,13 +157,26 @@ int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_err
     return 0;
 }
 
+/* The first seats have them. */
+static unsigned int n_engines(const struct app *app)
+{
+    return app->n_lanes ? app->n_lanes : 1;
+}
+
 void rr_generations_cancel(struct gateway *gw)
 {
     pthread_mutex_lock(&gw->lock);
     for (struct generation *g = gw->all; g; g = g->next)
         for (size_t n = 0; n < g->n_apps; n++)
-            rr_worker_cancel(g->apps[n].seats[0].worker);
+            for (unsigned int k = 0; k < n_engines(&g->apps[n]); k++)
+                rr_worker_cancel(g->apps[n].seats[k].worker);
     pthread_mutex_unlock(&gw->lock);
+}
+
+void rr_app_nudge(const struct app *app)
+{
+    for (unsigned int k = 0; k < n_engines(app); k++)
+        rr_worker_nudge(app->seats[k].worker);
 }
 
 struct generation *rr_generation_current(struct gateway *gw)

@@ -14,12 +14,12 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "gateway/letter.h"
 
 #define RETRY_STORE_NS 1000000000u
 #define PRUNE_NS 60000000000ull
 #define POST_TIMEOUT_NS 30000000000ull
 #define POST_RETRY 5u /* without `delivery` */
-#define FIRST_BUCKETS 1024u
 
 /* A POST under way. */
 struct sending {
@@ -27,27 +27,19 @@ struct sending {
     struct item item;
     struct async *a;
     struct call *call;
-    char *url; /* owned */
+    struct headers headers; /* owned, as: */
+    char *url;
+    struct blob *body; /* a reference */
 };
 
 struct async {
     struct gateway *gw;
     pthread_t thread, storer;
     bool runs, storer_runs;
-    pthread_mutex_t lock;
-    pthread_cond_t wake;
-    struct item *first, *last; /* under the lock, with: */
-    bool stop;
-    pthread_mutex_t storer_lock;
-    pthread_cond_t storer_wake;
-    struct ask *storer_first, *storer_last; /* under the storer's lock, with: */
-    bool storer_stop;
-    struct queue *queues; /* one per path */
+    struct inbox inbox, to_store; /* what the two are told */
+    struct queue *queues;         /* one per path */
     size_t n_queues;
-    struct call **buckets;
-    size_t n_buckets, n_calls;
-    struct call **heap; /* timers, the next one first; has room for all calls */
-    size_t n_timers, heap_room;
+    struct calls calls;
     struct list starting; /* when what changed is written */
     _Atomic(struct callbacks *) callbacks;
     unsigned int n_sending;
@@ -62,221 +54,6 @@ static int64_t wall_ms(void)
 
     clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
-/* --- payloads -------------------------------------------------------------------------------- */
-
-static struct blob *absent_blob(uint64_t len)
-{
-    struct blob *b = calloc(1, sizeof(*b));
-
-    if (!b)
-        return NULL;
-    atomic_store(&b->refs, 1);
-    b->len = len;
-    b->fd = -1;
-    return b;
-}
-
-struct blob *rr_blob_new(uint64_t len)
-{
-    struct blob *b = absent_blob(len);
-
-    if (b && !(b->data = malloc(len ? len : 1)))
-        free(rr_take(b));
-    return b;
-}
-
-struct blob *rr_blob_ref(struct blob *b)
-{
-    atomic_fetch_add(&b->refs, 1);
-    return b;
-}
-
-void rr_blob_unref(struct blob *b)
-{
-    if (!b || atomic_fetch_sub(&b->refs, 1) != 1)
-        return;
-    if (b->fd >= 0)
-        close(b->fd);
-    free(b->data);
-    free(b);
-}
-
-int rr_blob_read(const struct blob *b, uint64_t at, void *to, size_t len)
-{
-    char *p = to;
-
-    if (b->data) {
-        memcpy(to, b->data + at, len);
-        return 0;
-    }
-    while (len) {
-        ssize_t n = pread(b->fd, p, len, (off_t)at);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? -errno : -EIO;
-        p += n;
-        at += (uint64_t)n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-/* --- lists, timers, ids ---------------------------------------------------------------------- */
-
-static void list_add(struct list *l, struct call *c)
-{
-    c->list = l;
-    c->next = NULL;
-    c->prev = l->last;
-    if (l->last)
-        l->last->next = c;
-    else
-        l->first = c;
-    l->last = c;
-}
-
-static void list_remove(struct call *c)
-{
-    struct list *l = c->list;
-
-    if (!l)
-        return;
-    if (c->prev)
-        c->prev->next = c->next;
-    else
-        l->first = c->next;
-    if (c->next)
-        c->next->prev = c->prev;
-    else
-        l->last = c->prev;
-    c->list = NULL;
-    c->prev = c->next = NULL;
-}
-
-static void heap_set(struct async *a, size_t at, struct call *c)
-{
-    a->heap[at] = c;
-    c->timer = at + 1;
-}
-
-static void heap_up(struct async *a, size_t at)
-{
-    struct call *c = a->heap[at];
-
-    for (; at > 0 && a->heap[(at - 1) / 2]->due_ns > c->due_ns; at = (at - 1) / 2)
-        heap_set(a, at, a->heap[(at - 1) / 2]);
-    heap_set(a, at, c);
-}
-
-static void heap_down(struct async *a, size_t at)
-{
-    struct call *c = a->heap[at];
-
-    for (size_t child; (child = 2 * at + 1) < a->n_timers; at = child) {
-        if (child + 1 < a->n_timers && a->heap[child + 1]->due_ns < a->heap[child]->due_ns)
-            child++;
-        if (a->heap[child]->due_ns >= c->due_ns)
-            break;
-        heap_set(a, at, a->heap[child]);
-    }
-    heap_set(a, at, c);
-}
-
-static void timer_clear(struct async *a, struct call *c)
-{
-    size_t at = c->timer - 1;
-    struct call *last;
-
-    if (!c->timer)
-        return;
-    c->timer = 0;
-    last = a->heap[--a->n_timers];
-    if (last == c)
-        return;
-    heap_set(a, at, last);
-    heap_up(a, at);
-    heap_down(a, last->timer - 1);
-}
-
-static void timer_set(struct async *a, struct call *c, uint64_t due_ns)
-{
-    timer_clear(a, c);
-    c->due_ns = due_ns;
-    a->heap[a->n_timers++] = c;
-    heap_up(a, a->n_timers - 1);
-}
-
-/* Ids are random already. */
-static struct call **bucket_of(const struct async *a, const char *id)
-{
-    uint64_t h = 0;
-
-    for (int n = 0; n < 16; n++)
-        h = h << 4 | (uint64_t)(rr_hex_digit(id[n]) & 15);
-    return &a->buckets[h & (a->n_buckets - 1)];
-}
-
-static struct call *find(const struct async *a, const char *id)
-{
-    struct call *c = *bucket_of(a, id);
-
-    while (c && memcmp(c->id, id, CALL_ID) != 0)
-        c = c->bucket_next;
-    return c;
-}
-
-static bool grow_buckets(struct async *a)
-{
-    size_t n = a->n_buckets ? 2 * a->n_buckets : FIRST_BUCKETS, before = a->n_buckets;
-    struct call **old = a->buckets, **more = calloc(n, sizeof(struct call *));
-
-    if (!more)
-        return false;
-    a->buckets = more;
-    a->n_buckets = n;
-    for (size_t k = 0; k < before; k++)
-        for (struct call *c = old[k], *next; c; c = next) {
-            next = c->bucket_next;
-            c->bucket_next = *bucket_of(a, c->id);
-            *bucket_of(a, c->id) = c;
-        }
-    free(old);
-    return true;
-}
-
-static bool add_call(struct async *a, struct call *c)
-{
-    if (a->n_calls == a->heap_room) {
-        size_t room = a->heap_room ? 2 * a->heap_room : FIRST_BUCKETS;
-        struct call **heap = reallocarray(a->heap, room, sizeof(struct call *));
-
-        if (!heap)
-            return false;
-        a->heap = heap;
-        a->heap_room = room;
-    }
-    if (a->n_calls >= a->n_buckets && !grow_buckets(a) && !a->n_buckets)
-        return false;
-    a->n_calls++;
-    c->bucket_next = *bucket_of(a, c->id);
-    *bucket_of(a, c->id) = c;
-    return true;
-}
-
-static void remove_call(struct async *a, struct call *c)
-{
-    struct call **at = bucket_of(a, c->id);
-
-    while (*at != c)
-        at = &(*at)->bucket_next;
-    *at = c->bucket_next;
-    a->n_calls--;
-    timer_clear(a, c);
-    list_remove(c);
 }
 
 /* Numbers that others read. */
@@ -304,10 +81,8 @@ static void free_sending(struct sending *s)
 {
     if (!s)
         return;
-    for (char **h = s->post.headers; h && *h; h++)
-        free(*h);
-    free(s->post.headers);
-    rr_blob_unref(s->post.body);
+    rr_headers_free(&s->headers);
+    rr_blob_unref(s->body);
     free(s->url);
     free(s);
 }
@@ -364,7 +139,7 @@ static void drop_call(struct async *a, struct call *c)
         q->n_pending--;
     drop_body(c);
     set_result(c, NULL);
-    remove_call(a, c);
+    rr_calls_remove(&a->calls, c);
     c->removed = true;
     touch(c);
 }
@@ -389,8 +164,8 @@ static void end_call(struct async *a, struct call *c)
     count(good ? &q->done : &q->failed, 1);
     q->n_pending--;
     q->n_finished++;
-    list_add(&q->finished, c);
-    timer_set(a, c, rr_now_ns() + app->wf->queue.keep_ns);
+    rr_list_add(&q->finished, c);
+    rr_timer_set(&a->calls, c, rr_now_ns() + app->wf->queue.keep_ns);
     while (q->n_finished > app->wf->queue.messages)
         drop_call(a, q->finished.first);
     rr_generation_unref(g);
@@ -399,129 +174,55 @@ static void end_call(struct async *a, struct call *c)
 
 /* --- dead letters, callbacks ----------------------------------------------------------------- */
 
-static bool add_header(struct sending *s, size_t *n, const char *name, struct rr_text value)
+static int read_body(void *user, uint64_t at, void *to, size_t len)
 {
-    size_t name_len = strlen(name);
-    char *line = malloc(name_len + 2 + 3 * value.len + 1), *at = line;
-
-    if (!line)
-        return false;
-    memcpy(at, name, name_len);
-    at += name_len;
-    *at++ = ':';
-    *at++ = ' ';
-    for (size_t k = 0; k < value.len; k++) {
-        uint8_t b = (uint8_t)value.at[k];
-
-        /* As CloudEvents have what is no printable ASCII. */
-        if (b < 0x20 || b > 0x7e || (name[0] == 'c' && name[1] == 'e' && b == '%'))
-            at += sprintf(at, "%%%02X", b);
-        else
-            *at++ = (char)b;
-    }
-    *at = '\0';
-    s->post.headers[(*n)++] = line;
-    return true;
+    return rr_blob_read(user, at, to, len);
 }
 
-static bool add_number(struct sending *s, size_t *n, const char *name, int value)
+static struct rr_dead_letter letter_of(const struct call *c, const struct rr_workflow *wf)
 {
-    char text[16];
-
-    return add_header(s, n, name,
-                      (struct rr_text){text, (size_t)snprintf(text, sizeof(text), "%d", value)});
+    return (struct rr_dead_letter){.wf = wf,
+                                   .edge = -1,
+                                   .id = c->id,
+                                   .attempts = c->attempts,
+                                   .status = c->status,
+                                   .error = c->error,
+                                   .meta = c->meta,
+                                   .meta_len = c->meta_len,
+                                   .len = c->body ? c->body->len : 0,
+                                   .read = read_body,
+                                   .user = c->body,
+                                   .sync = c->queue->store != NULL};
 }
 
-static size_t count_entries(const uint8_t *meta, size_t len)
+static bool make_headers(struct sending *s, const struct call *c, const struct rr_workflow *wf,
+                         bool result)
 {
-    struct rr_text key, value;
-    size_t n = 0;
+    struct rr_dead_letter l = letter_of(c, wf);
 
-    for (size_t at = 0; rr_meta_next(meta, len, &at, &key, &value);)
-        n++;
-    return n;
-}
-
-/* Headers of a request that are not a function's to choose. */
-static bool is_ours(struct rr_text name)
-{
-    static const char *const ours[] = {"host",
-                                       "expect",
-                                       "proxy-authorization",
-                                       "x-call-id",
-                                       "x-function-status",
-                                       "x-delivery-attempt"};
-
-    for (size_t n = 0; n < RR_ARRAY_LEN(ours); n++)
-        if (rr_text_is_word(name, ours[n]))
-            return true;
-    return false;
-}
-
-/* The content's type, and an event's attributes or what a function set. */
-static bool add_meta(struct sending *s, size_t *n, const uint8_t *meta, size_t len, bool result)
-{
-    struct rr_text key, value, name;
-    char text[256];
-
-    for (size_t at = 0; rr_meta_next(meta, len, &at, &key, &value);) {
-        if (rr_text_is(key, "content-type"))
-            name = (struct rr_text){"Content-Type", 12};
-        else if (rr_text_is(key, "traceparent") ||
-                 (!result && key.len > 3 && memcmp(key.at, "ce-", 3) == 0))
-            name = key;
-        else if (!result || !rr_reply_header(key, value, &name))
-            continue;
-        if (name.len >= sizeof(text) || !rr_http_name_ok(name.at, name.len) || is_ours(name))
-            continue;
-        snprintf(text, sizeof(text), "%.*s", (int)name.len, name.at);
-        if (!add_header(s, n, text, value))
-            return false;
-    }
-    return true;
-}
-
-static bool make_headers(struct sending *s, const struct call *c, bool result)
-{
-    const uint8_t *meta = result ? c->result_meta : c->meta;
-    size_t len = result ? c->result_meta_len : c->meta_len, n = 0;
-    struct rr_text t;
-    bool event = !result && rr_meta_find(meta, len, "ce-id", &t);
-
-    s->post.headers = calloc(count_entries(meta, len) + 8, sizeof(char *));
-    return s->post.headers && add_meta(s, &n, meta, len, result) &&
-           add_header(s, &n, "X-Call-Id", (struct rr_text){c->id, CALL_ID}) &&
-           add_number(s, &n, "X-Function-Status", c->status) &&
-           add_number(s, &n, "X-Delivery-Attempt", (int)c->posts + 1) &&
-           (!event || (add_number(s, &n, "ce-knativeerrorcode", c->status) &&
-                       add_header(s, &n, "ce-knativeerrordata",
-                                  (struct rr_text){c->error, strlen(c->error)}))) &&
-           add_header(s, &n, "Expect", (struct rr_text){"", 0}); /* no round trip before the body */
-}
-
-static void tell(struct async *a, struct item *item)
-{
-    pthread_mutex_lock(&a->lock);
-    item->next = NULL;
-    if (a->last)
-        a->last->next = item;
+    if (result)
+        rr_headers_result(&s->headers, c->result_meta, c->result_meta_len);
     else
-        a->first = item;
-    a->last = item;
-    pthread_cond_signal(&a->wake);
-    pthread_mutex_unlock(&a->lock);
+        rr_headers_letter(&s->headers, &l);
+    rr_headers_text(&s->headers, "X-Call-Id", c->id);
+    rr_headers_number(&s->headers, "X-Function-Status", (unsigned int)c->status);
+    rr_headers_number(&s->headers, "X-Delivery-Attempt", c->posts + 1);
+    rr_headers_text(&s->headers, "Expect", ""); /* no round trip before the body */
+    s->post.headers = s->headers.lines;
+    return !s->headers.failed;
 }
 
 static void on_posted(struct post *p)
 {
     struct sending *s = p->user;
 
-    tell(s->a, &s->item);
+    rr_inbox_put(&s->a->inbox, &s->item);
 }
 
 static struct sending *make_sending(struct async *a, struct call *c, const char *url,
-                                    const struct rr_delivery *d)
+                                    const struct rr_workflow *wf)
 {
+    const struct rr_delivery *d = &wf->delivery;
     bool result = c->state == CALL_POSTING;
     struct sending *s = calloc(1, sizeof(*s));
 
@@ -533,13 +234,17 @@ static struct sending *make_sending(struct async *a, struct call *c, const char 
     s->url = strdup(url);
     s->post = (struct post){.url = s->url,
                             .timeout_ns = d->timeout_ns ? d->timeout_ns : POST_TIMEOUT_NS,
+                            .chosen = result,
                             .done = on_posted,
                             .user = s};
-    if (!s->url || !make_headers(s, c, result)) {
+    if (!s->url || !make_headers(s, c, wf, result)) {
         free_sending(s);
         return NULL;
     }
-    s->post.body = rr_blob_ref(result ? c->result : c->body);
+    s->body = rr_blob_ref(result ? c->result : c->body);
+    s->post.len = s->body->len;
+    s->post.read = read_body;
+    s->post.reader = s->body;
     return s;
 }
 
@@ -558,10 +263,11 @@ static bool present(struct call *c, bool result)
 }
 
 /* POST a dead letter or a result. Return: NULL, or why not. */
-static const char *send_now(struct async *a, struct call *c, const struct rr_delivery *d)
+static const char *send_now(struct async *a, struct call *c, const struct rr_workflow *wf)
 {
     struct callbacks *cb = atomic_load(&a->callbacks);
-    const char *url = c->state == CALL_POSTING ? c->callback : d->sink, *why;
+    const char *url = c->state == CALL_POSTING ? c->callback : wf->delivery.sink;
+    const char *why;
 
     if (!cb || !url)
         return "nobody may be called back, or there is no deadLetterSink any more";
@@ -569,7 +275,7 @@ static const char *send_now(struct async *a, struct call *c, const struct rr_del
         return why;
     if (!present(c, c->state == CALL_POSTING))
         return "it cannot be read";
-    c->sending = make_sending(a, c, url, d);
+    c->sending = make_sending(a, c, url, wf);
     if (!c->sending)
         return "there is no memory for it";
     a->n_sending++;
@@ -577,22 +283,15 @@ static const char *send_now(struct async *a, struct call *c, const struct rr_del
     return NULL;
 }
 
-static int read_body(void *user, uint64_t at, void *to, size_t len)
-{
-    return rr_blob_read(user, at, to, len);
-}
-
 static void bury_in_file(struct call *c, const struct rr_workflow *wf)
 {
-    struct rr_dead_letter l = {.id = c->id,
-                               .attempts = c->attempts,
-                               .error = c->error,
-                               .len = c->body ? c->body->len : 0,
-                               .read = read_body,
-                               .user = c->body,
-                               .sync = c->queue->store != NULL};
-    int r = c->body && present(c, false) ? rr_dead_letter(wf, &l) : -EIO;
+    struct rr_dead_letter l;
+    int r = -EIO;
 
+    if (c->body && present(c, false)) {
+        l = letter_of(c, wf);
+        r = rr_dead_letter(&l);
+    }
     if (r)
         rr_log(0, "message %s cannot be written to the dead letters %s: %s", c->id,
                wf->dead_letters, strerror(-r));
@@ -646,18 +345,11 @@ static void post_or_retry(struct async *a, struct call *c)
 {
     struct app *app;
     struct generation *g = current(c->queue, &app);
-    const char *why = send_now(a, c, &app->wf->delivery);
+    const char *why = send_now(a, c, app->wf);
 
     rr_generation_unref(g);
     if (why)
         post_failed(a, c, why);
-}
-
-/* Those of Knative. */
-static bool may_retry(int status)
-{
-    return status == 0 || status == 404 || status == 408 || status == 409 || status == 429 ||
-           status >= 500;
 }
 
 static void posted(struct async *a, struct sending *s)
@@ -691,7 +383,7 @@ static void posted(struct async *a, struct sending *s)
     }
     g = current(c->queue, &app);
     d = &app->wf->delivery;
-    if (may_retry(status) && c->posts < (d->given ? d->retry : POST_RETRY))
+    if (rr_post_may_retry(status) && c->posts < (d->given ? d->retry : POST_RETRY))
         pause = rr_delivery_backoff_ns(d, ++c->posts);
     rr_generation_unref(g);
     if (!pause) {
@@ -699,7 +391,7 @@ static void posted(struct async *a, struct sending *s)
         return;
     }
     count(&c->queue->retries, 1);
-    timer_set(a, c, rr_now_ns() + pause);
+    rr_timer_set(&a->calls, c, rr_now_ns() + pause);
     touch(c);
 }
 
@@ -773,16 +465,16 @@ static void wait_again(struct async *a, struct call *c, uint64_t pause)
     free(rr_take(c->result_meta));
     c->result_meta_len = 0;
     if (pause)
-        timer_set(a, c, rr_now_ns() + pause);
+        rr_timer_set(&a->calls, c, rr_now_ns() + pause);
     else
-        list_add(&c->queue->ready, c);
+        rr_list_add(&c->queue->ready, c);
     touch(c);
 }
 
 static void attempt_failed(struct async *a, struct call *c, const struct rr_delivery *d)
 {
     c->failures++;
-    if (!may_retry(c->status) || c->failures > d->retry) {
+    if (!rr_post_may_retry(c->status) || c->failures > d->retry) {
         lost(a, c);
         return;
     }
@@ -808,7 +500,7 @@ static void judge(struct call *c, const struct job *job)
 {
     const char *what = "a function answered with an error";
 
-    c->status = job->err    ? rr_status_of(job->err->code)
+    c->status = job->err    ? rr_error_status(job->err->code)
                 : c->result ? rr_reply_status(c->result_meta, c->result_meta_len)
                             : 503;
     if (job->err || !c->result)
@@ -889,7 +581,7 @@ static int take_result(struct call *c, struct rr_error *err)
     data = rr_outbound_data(c->job.out, &len);
     meta = rr_outbound_meta(c->job.out, &meta_len);
     c->result_meta = malloc(meta_len ? meta_len : 1);
-    c->result = store && len > CALL_INLINE ? absent_blob(len) : rr_blob_new(len);
+    c->result = store && len > CALL_INLINE ? rr_blob_absent(len) : rr_blob_new(len);
     if (!c->result_meta || !c->result)
         r = rr_error_no_memory(err);
     if (r == 0 && c->result->data)
@@ -941,7 +633,7 @@ void rr_async_ran(struct job *job)
     struct call *c = call_of(job);
 
     c->ran.kind = ITEM_RAN;
-    tell(c->queue->gw->async, &c->ran);
+    rr_inbox_put(&c->queue->gw->async->inbox, &c->ran);
 }
 
 /* --- starting -------------------------------------------------------------------------------- */
@@ -961,16 +653,16 @@ static void start_ready(struct async *a, struct queue *q)
     if (!q->ready.first || a->halted || held_back(q))
         return;
     g = current(q, &app);
-    most = app->isolated ? 1 : q->gw->o.concurrency / 2;
+    most = (app->isolated ? app->n_lanes : q->gw->o.concurrency) / 2;
     rr_generation_unref(g);
     while (q->ready.first && q->n_running < (most ? most : 1)) {
         struct call *c = q->ready.first;
 
-        list_remove(c);
+        rr_list_remove(c);
         c->state = CALL_RUNNING;
         c->attempts++;
         q->n_running++;
-        list_add(&a->starting, c);
+        rr_list_add(&a->starting, c);
         touch(c);
     }
 }
@@ -983,7 +675,7 @@ static void launch(struct async *a, struct call *c)
     struct app *app;
     struct generation *g = current(q, &app);
 
-    list_remove(c);
+    rr_list_remove(c);
     d = &app->wf->delivery;
     if (!present(c, false)) {
         q->n_running--;
@@ -1044,7 +736,7 @@ static int write_all(struct queue *q)
 
 static void forget(struct blob **b)
 {
-    struct blob *absent = *b && ((*b)->data || (*b)->fd >= 0) ? absent_blob((*b)->len) : NULL;
+    struct blob *absent = *b && ((*b)->data || (*b)->fd >= 0) ? rr_blob_absent((*b)->len) : NULL;
 
     if (absent) {
         rr_blob_unref(*b);
@@ -1102,7 +794,7 @@ static bool refuse_new(struct async *a, struct queue *q, const char *why)
             q->n_running--;
         q->n_pending--;
         drop_body(c);
-        remove_call(a, c);
+        rr_calls_remove(&a->calls, c);
         ask->call = c;
         show(q);
         refuse(q, ask, why);
@@ -1161,7 +853,7 @@ static void accept_call(struct async *a, struct ask *ask)
         why = "the queue cannot be written";
     if (!why)
         why = full(a, q, &ask->job->app->wf->queue, c->body->len);
-    if (!why && !add_call(a, c))
+    if (!why && !rr_calls_add(&a->calls, c))
         why = "the server is short of memory";
     if (why) {
         refuse(q, ask, why);
@@ -1172,7 +864,7 @@ static void accept_call(struct async *a, struct ask *ask)
     q->bytes += c->body->len;
     q->n_pending++;
     atomic_fetch_add(&q->accepted, 1);
-    list_add(&q->ready, c);
+    rr_list_add(&q->ready, c);
     touch(c);
 }
 
@@ -1224,19 +916,6 @@ static char *state_text(const struct call *c)
     return text;
 }
 
-static void to_storer(struct async *a, struct ask *ask)
-{
-    pthread_mutex_lock(&a->storer_lock);
-    ask->next = NULL;
-    if (a->storer_last)
-        a->storer_last->next = ask;
-    else
-        a->storer_first = ask;
-    a->storer_last = ask;
-    pthread_cond_signal(&a->storer_wake);
-    pthread_mutex_unlock(&a->storer_lock);
-}
-
 static void give_result(struct async *a, struct ask *ask, struct call *c)
 {
     uint64_t len = c->result->len;
@@ -1263,7 +942,7 @@ static void give_result(struct async *a, struct ask *ask, struct call *c)
         ask->budget_bytes = len;
     }
     if (file)
-        to_storer(a, ask);
+        rr_inbox_put(&a->to_store, &ask->item);
     else
         answer(ask);
 }
@@ -1271,15 +950,17 @@ static void give_result(struct async *a, struct ask *ask, struct call *c)
 static void cancel(struct async *a, struct call *c)
 {
     c->cancelled = true;
-    if (c->state == CALL_RUNNING)
+    if (c->state == CALL_RUNNING) { /* and so it was launched */
         atomic_store(&c->job.cancelled, true);
-    else if (!c->sending)
+        rr_app_nudge(c->job.app);
+    } else if (!c->sending) {
         drop_call(a, c);
+    }
 }
 
 static void take_ask(struct async *a, struct ask *ask)
 {
-    struct call *c = ask->what == ASK_ACCEPT ? NULL : find(a, ask->id);
+    struct call *c = ask->what == ASK_ACCEPT ? NULL : rr_calls_find(&a->calls, ask->id);
 
     if (ask->what == ASK_ACCEPT) {
         accept_call(a, ask);
@@ -1307,10 +988,10 @@ static void take_ask(struct async *a, struct ask *ask)
 
 static void fire(struct async *a, struct call *c)
 {
-    timer_clear(a, c);
+    rr_timer_clear(&a->calls, c);
     switch (c->state) {
     case CALL_WAITING:
-        list_add(&c->queue->ready, c);
+        rr_list_add(&c->queue->ready, c);
         break;
     case CALL_BURYING:
     case CALL_POSTING:
@@ -1361,8 +1042,8 @@ static void turn(struct async *a, struct item *items)
         take_item(a, items);
     }
     now = rr_now_ns();
-    while (a->n_timers && a->heap[0]->due_ns <= now)
-        fire(a, a->heap[0]);
+    while (a->calls.n_timers && a->calls.heap[0]->due_ns <= now)
+        fire(a, a->calls.heap[0]);
     for (size_t n = 0; n < a->n_queues; n++)
         start_ready(a, &a->queues[n]);
     for (size_t n = 0; n < a->n_queues; n++)
@@ -1378,7 +1059,7 @@ static void turn(struct async *a, struct item *items)
 /* When there is something to do though nothing is told; 0: never. */
 static uint64_t next_ns(const struct async *a)
 {
-    uint64_t at = a->n_timers ? a->heap[0]->due_ns : UINT64_MAX;
+    uint64_t at = a->calls.n_timers ? a->calls.heap[0]->due_ns : UINT64_MAX;
 
     for (size_t n = 0; n < a->n_queues; n++) {
         if (a->queues[n].dirty) /* by what was launched, or since the store failed */
@@ -1392,28 +1073,10 @@ static uint64_t next_ns(const struct async *a)
 static void *async_main(void *user)
 {
     struct async *a = user;
+    struct item *items;
 
-    pthread_mutex_lock(&a->lock);
-    while (!a->stop || a->first) {
-        struct item *items = a->first;
-        uint64_t at;
-
-        a->first = a->last = NULL;
-        pthread_mutex_unlock(&a->lock);
+    for (uint64_t at = 0; rr_inbox_take(&a->inbox, at, &items); at = next_ns(a))
         turn(a, items);
-        at = next_ns(a);
-        pthread_mutex_lock(&a->lock);
-        if (a->first || a->stop)
-            continue;
-        if (at == UINT64_MAX) {
-            pthread_cond_wait(&a->wake, &a->lock);
-        } else if (at > rr_now_ns()) {
-            struct timespec t = {(time_t)(at / 1000000000), (long)(at % 1000000000)};
-
-            pthread_cond_timedwait(&a->wake, &a->lock, &t);
-        }
-    }
-    pthread_mutex_unlock(&a->lock);
     return NULL;
 }
 
@@ -1427,7 +1090,7 @@ static void store_body(struct ask *ask)
     const uint8_t *data = rr_outbound_data(ask->in, &len);
     int r = 0;
 
-    c->body = store ? absent_blob(len) : rr_blob_new(len);
+    c->body = store ? rr_blob_absent(len) : rr_blob_new(len);
     if (!c->body)
         r = -ENOMEM;
     else if (store)
@@ -1460,29 +1123,21 @@ static void read_result(struct ask *ask)
 static void *storer_main(void *user)
 {
     struct async *a = user;
+    struct item *items;
 
-    pthread_mutex_lock(&a->storer_lock);
-    while (!a->storer_stop || a->storer_first) {
-        struct ask *ask = a->storer_first;
+    while (rr_inbox_take(&a->to_store, UINT64_MAX, &items))
+        for (struct item *next; items; items = next) {
+            struct ask *ask = (struct ask *)(void *)items;
 
-        if (!ask) {
-            pthread_cond_wait(&a->storer_wake, &a->storer_lock);
-            continue;
+            next = items->next;
+            if (ask->what == ASK_ACCEPT) {
+                store_body(ask);
+                rr_inbox_put(&a->inbox, items);
+            } else {
+                read_result(ask);
+                answer(ask);
+            }
         }
-        a->storer_first = ask->next;
-        if (!a->storer_first)
-            a->storer_last = NULL;
-        pthread_mutex_unlock(&a->storer_lock);
-        if (ask->what == ASK_ACCEPT) {
-            store_body(ask);
-            tell(a, &ask->item);
-        } else {
-            read_result(ask);
-            answer(ask);
-        }
-        pthread_mutex_lock(&a->storer_lock);
-    }
-    pthread_mutex_unlock(&a->storer_lock);
     rr_message_thread_end();
     return NULL;
 }
@@ -1491,10 +1146,7 @@ void rr_async_send(struct gateway *gw, struct ask *ask)
 {
     ask->gw = gw;
     ask->item.kind = ITEM_ASK;
-    if (ask->in)
-        to_storer(gw->async, ask);
-    else
-        tell(gw->async, &ask->item);
+    rr_inbox_put(ask->in ? &gw->async->to_store : &gw->async->inbox, &ask->item);
 }
 
 /* --- start and end --------------------------------------------------------------------------- */
@@ -1523,7 +1175,7 @@ static void restore(void *user, struct call *c)
     uint64_t due = rr_now_ns() + (left > 0 ? (uint64_t)left * 1000000 : 0);
 
     c->queue = q;
-    if (!add_call(a, c)) {
+    if (!rr_calls_add(&a->calls, c)) {
         rr_log(0, "message %s stays in %s for want of memory", c->id, q->path);
         rr_call_free(c);
         return;
@@ -1531,14 +1183,14 @@ static void restore(void *user, struct call *c)
     q->bytes += (c->body ? c->body->len : 0) + (c->result ? c->result->len : 0);
     if (c->state == CALL_DONE || c->state == CALL_FAILED) {
         q->n_finished++;
-        list_add(&q->finished, c);
-        timer_set(a, c, due);
+        rr_list_add(&q->finished, c);
+        rr_timer_set(&a->calls, c, due);
         return;
     }
     q->n_pending++;
     count(&q->recovered, 1);
     if (c->state > CALL_RUNNING || (c->state == CALL_WAITING && left > 0)) {
-        timer_set(a, c, due);
+        rr_timer_set(&a->calls, c, due);
         return;
     }
     c->state = CALL_WAITING;
@@ -1549,7 +1201,7 @@ static void restore(void *user, struct call *c)
         lost(a, c);
         return;
     }
-    list_add(&q->ready, c);
+    rr_list_add(&q->ready, c);
 }
 
 static void restore_event(void *user, const uint8_t key[32], int64_t ms)
@@ -1600,7 +1252,7 @@ static int want_callbacks(struct async *a, const struct generation *g, struct rr
     int r;
 
     for (size_t n = 0; n < g->n_apps; n++)
-        wanted = wanted || g->apps[n].wf->delivery.sink;
+        wanted = wanted || g->apps[n].wf->delivery.sink || rr_letters_wanted(g->apps[n].wf);
     if (!wanted || atomic_load(&a->callbacks))
         return 0;
     r = rr_callbacks_new(o, &cb, err);
@@ -1627,22 +1279,16 @@ int rr_async_fits(struct gateway *gw, const struct generation *g, struct rr_erro
 int rr_async_new(struct gateway *gw, struct rr_error *err)
 {
     struct async *a = calloc(1, sizeof(*a));
-    pthread_condattr_t clock;
     int r;
 
     if (!a)
         return rr_error_no_memory(err);
     gw->async = a;
     a->gw = gw;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_mutex_init(&a->lock, NULL);
-    pthread_cond_init(&a->wake, &clock);
-    pthread_mutex_init(&a->storer_lock, NULL);
-    pthread_cond_init(&a->storer_wake, NULL);
-    pthread_condattr_destroy(&clock);
+    rr_inbox_init(&a->inbox);
+    rr_inbox_init(&a->to_store);
     a->queues = calloc(gw->o.n_routes, sizeof(*a->queues));
-    if (!a->queues || !grow_buckets(a))
+    if (!a->queues || !rr_calls_init(&a->calls))
         return rr_error_no_memory(err);
     a->n_queues = gw->o.n_routes;
     r = want_callbacks(a, gw->generation, err);
@@ -1665,18 +1311,12 @@ void rr_async_stop(struct gateway *gw)
     if (!a)
         return;
     if (a->storer_runs) {
-        pthread_mutex_lock(&a->storer_lock);
-        a->storer_stop = true;
-        pthread_cond_signal(&a->storer_wake);
-        pthread_mutex_unlock(&a->storer_lock);
+        rr_inbox_stop(&a->to_store);
         pthread_join(a->storer, NULL);
     }
     rr_callbacks_free(atomic_exchange(&a->callbacks, NULL));
     if (a->runs) {
-        pthread_mutex_lock(&a->lock);
-        a->stop = true;
-        pthread_cond_signal(&a->wake);
-        pthread_mutex_unlock(&a->lock);
+        rr_inbox_stop(&a->inbox);
         pthread_join(a->thread, NULL);
     }
 }
@@ -1706,8 +1346,8 @@ void rr_async_free(struct gateway *gw)
             if (c->removed)
                 rr_call_free(c);
         }
-    for (size_t n = 0; n < a->n_buckets; n++)
-        for (struct call *c = a->buckets[n], *next; c; c = next) {
+    for (size_t n = 0; n < a->calls.n_buckets; n++)
+        for (struct call *c = a->calls.buckets[n], *next; c; c = next) {
             next = c->bucket_next;
             give_up(c->queue, c, gw->generation->apps[c->queue->route].wf, &lost_calls);
             rr_call_free(c);
@@ -1720,12 +1360,9 @@ void rr_async_free(struct gateway *gw)
         free(a->queues[n].path);
     }
     free(a->queues);
-    free(a->buckets);
-    free(a->heap);
-    pthread_mutex_destroy(&a->lock);
-    pthread_cond_destroy(&a->wake);
-    pthread_mutex_destroy(&a->storer_lock);
-    pthread_cond_destroy(&a->storer_wake);
+    rr_calls_deinit(&a->calls);
+    rr_inbox_deinit(&a->inbox);
+    rr_inbox_deinit(&a->to_store);
     free(a);
 }
 

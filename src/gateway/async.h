@@ -2,8 +2,11 @@
 /*
  * Asynchronous messages: answered with 202 before they are handled. Shared by
  *   async.c     what becomes of each, and when
+ *   calls.c     in which order; payloads
  *   store.c     where they lie meanwhile
+ *   post.c      what is POSTed
  *   callback.c  POSTs of results and dead letters
+ *   target.c    addresses that these may go to
  *
  * One thread, in async.c, alone touches calls, timers and stores' databases; what others want of
  * it, they put into its inbox. Payloads beyond CALL_INLINE are written and read by another, so that
@@ -102,11 +105,47 @@ struct queue {
     _Atomic uint64_t accepted, refused;
 };
 
-struct blob *rr_blob_new(uint64_t len); /* with room for it */
+/* calls.c */
+struct blob *rr_blob_new(uint64_t len);    /* with room for it */
+struct blob *rr_blob_absent(uint64_t len); /* in a store */
 struct blob *rr_blob_ref(struct blob *b);
 void rr_blob_unref(struct blob *b);
 /* Copy [at, at + len) to @to. Return: 0 or negative errno. */
 int rr_blob_read(const struct blob *b, uint64_t at, void *to, size_t len);
+void rr_list_add(struct list *l, struct call *c); /* at its end */
+void rr_list_remove(struct call *c);              /* from the one that it is in, if it is in one */
+
+struct calls {
+    struct call **buckets; /* by id */
+    size_t n_buckets, n;
+    struct call **heap; /* timers, the next one first; has room for all calls */
+    size_t n_timers, heap_room;
+};
+
+bool rr_calls_init(struct calls *a); /* false without memory, as rr_calls_add() */
+void rr_calls_deinit(struct calls *a);
+bool rr_calls_add(struct calls *a, struct call *c);
+void rr_calls_remove(struct calls *a, struct call *c); /* and from its list, and its timer */
+struct call *rr_calls_find(const struct calls *a, const char *id);
+void rr_timer_set(struct calls *a, struct call *c, uint64_t due_ns);
+void rr_timer_clear(struct calls *a, struct call *c);
+
+struct inbox {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct item *first, *last; /* under the lock, as: */
+    bool stop;
+};
+
+void rr_inbox_init(struct inbox *in);
+void rr_inbox_deinit(struct inbox *in);
+void rr_inbox_put(struct inbox *in, struct item *item);
+void rr_inbox_stop(struct inbox *in);
+/* All that is there, in order; waits for it until then (UINT64_MAX: for ever), and may come back
+ * with none. False: it was stopped, and is empty. */
+bool rr_inbox_take(struct inbox *in, uint64_t until_ns, struct item **ret);
+
+/* async.c */
 void rr_call_free(struct call *c);
 
 /* What a connection asks, and what it is answered: it waits meanwhile. */
@@ -115,7 +154,6 @@ struct ask {
     enum { ASK_ACCEPT, ASK_STATE, ASK_RESULT, ASK_CANCEL } what;
     struct job *job; /* the connection's: rr_loop_post() answers */
     struct gateway *gw;
-    struct ask *next;   /* for the thread that reads and writes long payloads */
     struct call *call;  /* owned, of ASK_ACCEPT until it is taken */
     struct message *in; /* owned: its body, if it is long */
     char id[CALL_ID + 1];
@@ -167,19 +205,42 @@ int rr_store_write(const struct store *s, const char *id, bool result, const voi
 void rr_store_unlink(const struct store *s, const char *id, bool result);
 int rr_store_open_file(const struct store *s, const char *id, bool result, uint64_t len);
 
+/* post.c */
+struct headers {
+    char **lines; /* owned: "NAME: VALUE", NULL-terminated; NULL: none */
+    size_t n;
+    bool failed; /* for want of memory */
+};
+
+void rr_headers_text(struct headers *h, const char *name, const char *value);
+void rr_headers_number(struct headers *h, const char *name, unsigned int value);
+/* The content's type, and what a function set. */
+void rr_headers_result(struct headers *h, const uint8_t *meta, size_t len);
+/* As a CloudEvent in binary mode. */
+void rr_headers_letter(struct headers *h, const struct rr_dead_letter *l);
+void rr_headers_free(struct headers *h);
+/* As Knative has it; 0: there was no answer. */
+bool rr_post_may_retry(int status);
+
 /* callback.c: by libcurl, on a thread of its own */
 struct callbacks;
 struct post {
     struct post *next;
-    const char *url;   /* borrowed until done, as all of it */
-    struct blob *body; /* NULL: an empty one */
-    char **headers;    /* owned: NAME: VALUE, NULL-terminated */
+    const char *url; /* borrowed until done, as all of it */
+    char **headers;  /* of struct headers */
+    uint64_t len;    /* of the body */
+    int (*read)(void *user, uint64_t at, void *to, size_t len); /* 0 or negative errno */
+    void *reader;                                               /* its user */
     uint64_t timeout_ns;
+    bool chosen; /* its host was, by a client: rr_callback_address_ok() holds for names */
     void (*done)(struct post *p); /* on that thread */
     void *user;
     int status; /* out: HTTP's; 0: there was no answer, and @error tells why */
     char error[160];
 };
+struct rr_curl;
+/* On this thread, whoever it goes to. @ca: PEM file, or NULL. done() is not called. */
+void rr_post_now(const struct rr_curl *f, const char *ca, struct post *p);
 /* @o: borrowed; who may be called back, and whom https trusts. */
 int rr_callbacks_new(const struct rr_gateway_options *o, struct callbacks **ret,
                      struct rr_error *err);
@@ -188,5 +249,12 @@ void rr_callbacks_free(struct callbacks *cb);
 /* Return: NULL: it may be called back; else why not. */
 const char *rr_callback_refused(struct callbacks *cb, const char *url);
 void rr_callbacks_send(struct callbacks *cb, struct post *p);
+
+/* target.c */
+struct sockaddr;
+/* May a callback go there, whose host is a name? @nets: only there; without any, wherever it is not
+ * to this machine or link, nor to what tells machines of a cloud their secrets. */
+bool rr_callback_address_ok(const struct sockaddr *a, size_t len, const char *const *nets,
+                            size_t n_nets);
 
 #endif

@@ -3,10 +3,13 @@
  * POSTs by libcurl. Redirects are not followed and proxies not
  * asked: who is called is who was allowed.
  */
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -25,6 +28,7 @@ struct transfer {
     CURL *easy;
     struct curl_slist *headers;
     uint64_t sent, received;
+    char refused[64]; /* the address that its name has, where it may not go; empty: none */
 };
 
 struct callbacks {
@@ -113,10 +117,10 @@ const char *rr_callback_refused(struct callbacks *cb, const char *url)
 static size_t give(char *to, size_t size, size_t n, void *user)
 {
     struct transfer *t = user;
-    const struct blob *b = t->post->body;
-    size_t len = (size_t)rr_min(size * n, b->len - t->sent);
+    const struct post *p = t->post;
+    size_t len = (size_t)rr_min(size * n, p->len - t->sent);
 
-    if (len && rr_blob_read(b, t->sent, to, len))
+    if (len && p->read(p->reader, t->sent, to, len))
         return CURL_READFUNC_ABORT;
     t->sent += len;
     return len;
@@ -142,7 +146,37 @@ static size_t drop(char *data, size_t size, size_t n, void *user)
     return t->received > MAX_ANSWER ? 0 : size * n; /* less than came: it is broken off */
 }
 
-static void set_options(const struct rr_curl *f, struct transfer *t)
+/* Literal addresses are what was allowed itself. */
+static bool has_name(const struct rr_curl *f, const char *url)
+{
+    CURLU *u = f->url();
+    char *host = NULL;
+    struct in_addr a;
+    bool name = !u || f->url_set(u, CURLUPART_URL, url, 0) ||
+                f->url_get(u, CURLUPART_HOST, &host, 0) ||
+                (host[0] != '[' && inet_pton(AF_INET, host, &a) != 1);
+
+    f->free(host);
+    f->url_cleanup(u);
+    return name;
+}
+
+/* The one moment at which it is known whom a name means, and nothing was sent yet. */
+static curl_socket_t open_socket(void *user, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    struct transfer *t = user;
+    const struct rr_gateway_options *o = t->cb->o;
+    char text[NI_MAXHOST] = "?";
+
+    (void)purpose;
+    if (rr_callback_address_ok(&a->addr, a->addrlen, o->callback_nets, o->n_callback_nets))
+        return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    getnameinfo(&a->addr, a->addrlen, text, sizeof(text), NULL, 0, NI_NUMERICHOST);
+    snprintf(t->refused, sizeof(t->refused), "%.63s", text);
+    return CURL_SOCKET_BAD;
+}
+
+static void set_options(const struct rr_curl *f, struct transfer *t, const char *ca)
 {
     const struct post *p = t->post;
     CURL *e = t->easy;
@@ -157,8 +191,8 @@ static void set_options(const struct rr_curl *f, struct transfer *t)
     f->setopt(e, CURLOPT_HTTPHEADER, t->headers);
     f->setopt(e, CURLOPT_USERAGENT, "roadrunner/" RR_VERSION);
     f->setopt(e, CURLOPT_POST, 1L);
-    f->setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(p->body ? p->body->len : 0));
-    if (p->body && p->body->len) {
+    f->setopt(e, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)p->len);
+    if (p->len) {
         f->setopt(e, CURLOPT_READFUNCTION, give);
         f->setopt(e, CURLOPT_READDATA, t);
         f->setopt(e, CURLOPT_SEEKFUNCTION, rewind_body);
@@ -168,8 +202,12 @@ static void set_options(const struct rr_curl *f, struct transfer *t)
     }
     f->setopt(e, CURLOPT_WRITEFUNCTION, drop);
     f->setopt(e, CURLOPT_WRITEDATA, t);
-    if (t->cb->o->callback_ca)
-        f->setopt(e, CURLOPT_CAINFO, t->cb->o->callback_ca);
+    if (ca)
+        f->setopt(e, CURLOPT_CAINFO, ca);
+    if (p->chosen && has_name(f, p->url)) {
+        f->setopt(e, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+        f->setopt(e, CURLOPT_OPENSOCKETDATA, t);
+    }
     f->setopt(e, CURLOPT_PRIVATE, t);
 }
 
@@ -191,10 +229,10 @@ static void end_transfer(struct callbacks *cb, struct transfer *t)
     free(t);
 }
 
-static bool add_headers(struct callbacks *cb, struct transfer *t)
+static bool add_headers(const struct rr_curl *f, struct transfer *t)
 {
     for (char **h = t->post->headers; h && *h; h++) {
-        struct curl_slist *more = cb->f->append(t->headers, *h);
+        struct curl_slist *more = f->append(t->headers, *h);
 
         if (!more)
             return false;
@@ -216,8 +254,8 @@ static void begin(struct callbacks *cb, struct post *p)
     t->cb = cb;
     t->post = p;
     t->easy = cb->f->init();
-    if (t->easy && add_headers(cb, t)) {
-        set_options(cb->f, t);
+    if (t->easy && add_headers(cb->f, t)) {
+        set_options(cb->f, t, cb->o->callback_ca);
         if (cb->f->multi_add(cb->multi, t->easy) == CURLM_OK) {
             t->next = cb->transfers;
             cb->transfers = t;
@@ -229,6 +267,35 @@ static void begin(struct callbacks *cb, struct post *p)
     p->done(p);
 }
 
+/* Who answers at length has answered. */
+static void set_outcome(const struct rr_curl *f, const struct transfer *t, CURLcode code)
+{
+    long status = 0;
+
+    f->getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+    t->post->status = code == CURLE_OK || t->received > MAX_ANSWER ? (int)status : 0;
+    if (code && t->refused[0])
+        snprintf(t->post->error, sizeof(t->post->error),
+                 "its host is at %s, where callbacks may not go: see --callback-net", t->refused);
+    else
+        snprintf(t->post->error, sizeof(t->post->error), "%s", f->text(code));
+}
+
+void rr_post_now(const struct rr_curl *f, const char *ca, struct post *p)
+{
+    struct transfer t = {.post = p, .easy = f->init()};
+
+    p->status = 0;
+    snprintf(p->error, sizeof(p->error), "there is no memory for it");
+    if (t.easy && add_headers(f, &t)) {
+        set_options(f, &t, ca);
+        set_outcome(f, &t, f->perform(t.easy));
+    }
+    if (t.easy)
+        f->cleanup(t.easy);
+    f->free_list(t.headers);
+}
+
 static void take_ended(struct callbacks *cb)
 {
     struct transfer *t;
@@ -238,16 +305,12 @@ static void take_ended(struct callbacks *cb)
     while ((m = cb->f->multi_read(cb->multi, &left))) {
         CURLcode code = m->data.result;
         struct post *p;
-        long status = 0;
 
         if (m->msg != CURLMSG_DONE)
             continue;
         cb->f->getinfo(m->easy_handle, CURLINFO_PRIVATE, &t);
-        cb->f->getinfo(m->easy_handle, CURLINFO_RESPONSE_CODE, &status);
         p = t->post;
-        /* Who answers at length has answered. */
-        p->status = code == CURLE_OK || t->received > MAX_ANSWER ? (int)status : 0;
-        snprintf(p->error, sizeof(p->error), "%s", cb->f->text(code));
+        set_outcome(cb->f, t, code);
         end_transfer(cb, t);
         p->done(p);
     }

@@ -128,8 +128,11 @@ void rr_conn_close(struct conn *c)
     if (c->state == CONN_WAIT) {
         atomic_store(&c->job.cancelled, true);
         c->gone = true;
-        if (!rr_pool_withdraw(&loop->gw->pool, &c->job))
-            return; /* it runs; the rest when it is done */
+        if (!rr_pool_withdraw(&loop->gw->pool, &c->job)) {
+            if (!c->ask) /* it runs; the rest when it is done */
+                rr_app_nudge(c->app);
+            return;
+        }
         count(&c->app->seats[loop->runner->id].stats.cancelled, 1);
     }
     end_request(c);
@@ -217,14 +220,38 @@ static struct iovec buffer_room(struct conn *c)
 }
 
 /* Answer, and have no more of this connection: where the next request begins is not known. */
-static enum step refuse(struct conn *c, int status)
+static enum step refuse_for(struct conn *c, int status, const char *why)
 {
     c->keep = false;
-    rr_reply_problem(c, status, "%s",
-                     status == 431   ? "the request's head is too large"
-                     : status == 408 ? "the request came too slowly"
-                                     : "the request is malformed or not supported");
+    rr_reply_problem(c, status, "%s", why);
     return STEP_ON;
+}
+
+static const char *why_refused(int status)
+{
+    switch (status) {
+    case 408:
+        return "the request came too slowly";
+    case 414:
+        return "the request's target is longer than 8 KiB";
+    case 417:
+        return "an Expect other than 100-continue is not supported";
+    case 431:
+        return "the request's head is too large: the server's --max-header bounds it, and 100 "
+               "headers, and 64 KiB of metadata made of them";
+    case 501:
+        return "this method or transfer coding is not supported: send Content-Length, or chunked "
+               "alone";
+    case 505:
+        return "only HTTP/1.1 and HTTP/1.0 are spoken here";
+    default:
+        return "the request is malformed";
+    }
+}
+
+static enum step refuse(struct conn *c, int status)
+{
+    return refuse_for(c, status, why_refused(status));
 }
 
 static enum step overloaded(struct conn *c, const char *what)
@@ -310,6 +337,12 @@ static enum step begin_request(struct conn *c, const struct rr_http_request *rq)
     }
     c->meta = (struct meta){0};
     status = rr_meta_of_request(c, rq, &c->meta);
+    if (status == 400)
+        return refuse_for(c, status,
+                          "a CloudEvent in binary mode needs ce-specversion 1.0, ce-id, ce-source "
+                          "and ce-type, each once and not empty");
+    if (status == 415)
+        return refuse_for(c, status, "batches of CloudEvents are not supported: send one each");
     if (status)
         return refuse(c, status);
     return begin_body(c, rq);
@@ -376,7 +409,10 @@ static enum step begin_event(struct conn *c)
                       "events in structured mode have at most 1 MiB; send larger ones in "
                       "binary mode");
     if (status)
-        return reject(c, status, "this is no CloudEvent 1.0");
+        return reject(
+            c, status,
+            "this is no CloudEvent in structured mode: a JSON object with specversion 1.0, id, "
+            "source and type, and data or data_base64");
     if (c->structured)
         count_copied(c, c->body_len);
     switch (rr_event_begin(c->loop->gw->events, c->app->route->path, &c->meta, &c->event)) {

@@ -286,6 +286,7 @@ static void drain(struct gateway *gw, int signal_fd)
     if (r == 0)
         return;
     rr_log(0, "requests are interrupted");
+    atomic_store(&gw->halted, true);
     rr_generations_cancel(gw);
     watch(gw, signal_fd, rr_now_ns() + CANCEL_NS);
 }
@@ -339,6 +340,11 @@ static int serve(struct gateway *gw, int signal_fd, struct rr_error *err)
     return 0;
 }
 
+static bool is_halted(void *user)
+{
+    return atomic_load(&((struct gateway *)user)->halted);
+}
+
 int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *err)
 {
     struct gateway gw = {.o = *options, .started_ns = rr_now_ns(), .log_fd = -1};
@@ -346,6 +352,7 @@ int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *er
     int signal_fd, r;
 
     rr_gateway_defaults(&gw.o);
+    gw.letters = (struct rr_letters){gw.o.callback_ca, is_halted, &gw};
     pthread_mutex_init(&gw.lock, NULL);
     rr_pool_init(&gw.pool, gw.o.concurrency);
     signal(SIGPIPE, SIG_IGN);

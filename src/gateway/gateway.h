@@ -13,6 +13,7 @@
 
 #define RR_GATEWAY_MAX_LISTEN 16
 #define RR_GATEWAY_MAX_ROUTES 256
+#define RR_GATEWAY_LANES 4u /* messages at a time of a workflow with nodes; at most 32 */
 #define RR_GATEWAY_MAX_CALLBACKS 64
 
 struct rr_gateway_route {
@@ -50,12 +51,16 @@ struct rr_gateway_options {
     const char *otlp_ratio;       /* of the traces that begin here; NULL: the same */
     const char *const *callbacks; /* who may be called back: HOST, HOST:PORT or *.DOMAIN */
     size_t n_callbacks;
+    const char *const *callback_nets; /* ADDRESS[/BITS]: where names of these may be; none: see
+                                         rr_callback_address_ok() */
+    size_t n_callback_nets;
     const char *callback_ca; /* PEM file: whom https callbacks trust; NULL: whom the system does */
     bool no_cache, isolate, quiet;
     int verbose;
 };
 
 void rr_gateway_defaults(struct rr_gateway_options *o);
+bool rr_gateway_net_ok(const char *net);           /* is it ADDRESS[/BITS]? */
 bool rr_gateway_callback_ok(const char *callback); /* is it HOST, HOST:PORT or *.DOMAIN? */
 /* Answer until SIGTERM or SIGINT, then finish what runs. SIGHUP: read the workflows again. */
 int rr_gateway_run(const struct rr_gateway_options *options, struct rr_error *err);

@@ -47,6 +47,16 @@ void rr_graph_restart(void *user, int function)
     count(&((struct seat *)user)->fns[function].restarts, 1);
 }
 
+void rr_graph_again(void *user, int edge)
+{
+    count(&((struct seat *)user)->edges[edge].again, 1);
+}
+
+void rr_graph_buried(void *user, int edge)
+{
+    count(&((struct seat *)user)->edges[edge].buried, 1);
+}
+
 int rr_graph_init(struct seat *seat)
 {
     seat->edges = calloc(seat->app->wf->n_edges, sizeof(*seat->edges));
@@ -232,13 +242,15 @@ static void handoffs_text(FILE *f, const struct sums *all, size_t n_apps)
 
 static void edge_value(FILE *f, int what, const struct edge_stats *e)
 {
-    if (what == 3)
+    if (what == 5)
         fprintf(f, "%.9f\n", (double)counted(&e->cost.sum_ns) / 1e9);
     else
         fprintf(f, "%llu\n",
                 (unsigned long long)(what == 0   ? total(e->handoffs)
                                      : what == 1 ? total(e->bytes)
-                                                 : counted(&e->copied_bytes)));
+                                     : what == 2 ? counted(&e->copied_bytes)
+                                     : what == 3 ? counted(&e->again)
+                                                 : counted(&e->buried)));
 }
 
 static void edges_text(FILE *f, const struct sums *all, size_t n_apps)
@@ -248,6 +260,8 @@ static void edges_text(FILE *f, const struct sums *all, size_t n_apps)
     } metrics[] = {{"edge_handoffs_total", "Hand-offs over an edge."},
                    {"edge_bytes_total", "Payload of hand-offs over an edge."},
                    {"edge_copied_bytes_total", "Payload that hand-offs over an edge copied."},
+                   {"edge_redeliveries_total", "Deliveries to a function that had failed."},
+                   {"edge_dead_letters_total", "Messages of an edge that were put aside."},
                    {"edge_handoff_seconds_total", "Work of hand-offs over an edge."}};
 
     for (int k = 0; k < (int)RR_ARRAY_LEN(metrics); k++) {

@@ -33,6 +33,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/http.h"
+#include "gateway/letter.h"
 #include "worker/serve.h"
 
 #define N_BUCKETS 24 /* of a histogram: up to its unit, then each twice the one before */
@@ -73,6 +74,7 @@ struct stats {
 
 struct edge_stats {
     counter handoffs[N_PATHS], bytes[N_PATHS], copied_bytes;
+    counter again, buried;
     struct histogram cost; /* rr_hop.handoff_ns */
 };
 
@@ -120,6 +122,7 @@ struct job {
     atomic_bool cancelled;
     bool queued;          /* under the pool's lock */
     bool of_call;         /* of an asynchronous message, not of a connection */
+    unsigned int lane;    /* of an isolated app, while it runs */
     struct rr_error *err; /* owned; NULL: it went well */
     struct trace *trace;  /* borrowed; NULL: none is wanted */
 };
@@ -130,10 +133,13 @@ struct app {
     struct generation *generation;
     const struct rr_gateway_route *route;
     struct rr_workflow *wf;
-    /* One per thread; of an isolated one only the first has a worker, and there is one more, for
-     * what that tells. */
+    /* One per thread; of an isolated one only the first have workers, one for each lane, and there
+     * is one more, for what that of a single lane tells. */
     struct seat *seats;
-    bool isolated; /* runs one message at a time, in the pool */
+    bool isolated;        /* some functions live in other processes, or on other nodes: it runs in
+                             the pool */
+    unsigned int n_lanes; /* how many of its messages at a time then; else 0 */
+    uint32_t busy_lanes;  /* bits, under the pool's lock */
     uint64_t max_body_bytes;
     _Atomic uint64_t usual_ns; /* moving average of a run; UINT64_MAX: unknown */
     atomic_uint n_known;
@@ -222,12 +228,14 @@ struct gateway {
     atomic_uint n_connections;
     _Atomic uint64_t memory_bytes; /* of bodies */
     atomic_bool draining, stop;
+    atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
     struct rr_otlp *otlp;     /* NULL: traces are not sent */
     struct async *async;
+    struct rr_letters letters;
     bool bound;   /* its sockets are ours, and their files */
     int spare_fd; /* closed to accept and refuse a connection when there are no others */
     counter n_refused, n_accepted, n_reloads, n_bad_reloads;
@@ -329,8 +337,6 @@ bool rr_reply_header(struct rr_text key, struct rr_text value, struct rr_text *r
 bool rr_reply_builtin(struct conn *c, const struct rr_http_request *rq);
 void rr_log_request(struct conn *c);
 void rr_log_flush(struct loop *loop);
-/* The HTTP status of an error of ours. */
-int rr_status_of(enum rr_code code);
 
 /* meta.c */
 void rr_meta_put(struct meta *m, const char *prefix, struct rr_text key, struct rr_text value);
@@ -410,6 +416,8 @@ bool rr_app_fast(const struct app *app);
 int rr_generation_new(struct gateway *gw, struct generation **ret, struct rr_error *err);
 struct generation *rr_generation_current(struct gateway *gw); /* with a reference */
 void rr_generation_unref(struct generation *g);
+/* What runs looks whether it is to be stopped. */
+void rr_app_nudge(const struct app *app);
 /* Interrupt what runs, old or new. */
 void rr_generations_cancel(struct gateway *gw);
 struct app *rr_generation_find(struct generation *g, struct rr_text path);
@@ -434,6 +442,8 @@ void rr_graph_hop(void *user, const struct rr_hop *hop);
 void rr_graph_begin(void *user, int function);
 void rr_graph_span(void *user, const struct rr_span *span);
 void rr_graph_restart(void *user, int function);
+void rr_graph_again(void *user, int edge);
+void rr_graph_buried(void *user, int edge);
 int rr_graph_init(struct seat *seat);
 void rr_graph_deinit(struct seat *seat);
 void rr_graph_text(FILE *f, const struct generation *g);

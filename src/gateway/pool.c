@@ -103,7 +103,7 @@ bool rr_pool_withdraw(struct pool *pool, struct job *job)
 static unsigned int share_of(const struct pool *pool, const struct app *app)
 {
     if (app->isolated)
-        return 1;
+        return app->n_lanes;
     if (app->generation->n_apps == 1 || pool->max_running < 2)
         return pool->max_running;
     return pool->max_running -
@@ -124,6 +124,8 @@ static struct job *take_job(struct pool *pool)
             unlink_job(pool, job);
             app->n_running++;
             pool->n_running++;
+            job->lane = (unsigned int)__builtin_ctz(~app->busy_lanes);
+            app->busy_lanes |= app->isolated ? 1u << job->lane : 0;
             return job;
         }
         app = app->next;
@@ -173,6 +175,7 @@ void *rr_pool_main(void *thread)
                 rr_job_run(job, t);
             count(&app->seats[t->id].stats.pool_runs, 1);
             pthread_mutex_lock(&pool->lock);
+            app->busy_lanes &= ~(1u << job->lane);
             app->n_running--; /* before it is told: then the workflow may go */
             pool->n_running--;
             pthread_mutex_unlock(&pool->lock);
@@ -219,8 +222,8 @@ static void fail(struct job *job, const struct rr_error *err)
 void rr_job_run(struct job *job, struct thread *t)
 {
     struct app *app = job->app;
-    struct seat *seat = &app->seats[app->isolated ? 0 : t->id];
-    struct seat *told = &app->seats[app->isolated ? t->gw->n_threads : t->id];
+    struct seat *seat = &app->seats[app->isolated ? job->lane : t->id];
+    struct seat *told = app->n_lanes == 1 ? &app->seats[t->gw->n_threads] : seat;
     struct rr_error err = {0};
     int r = 0;
 
@@ -234,8 +237,10 @@ void rr_job_run(struct job *job, struct thread *t)
         told->trace = job->trace;
         if (job->trace)
             job->trace->since_ns = job->start_ns;
+        rr_worker_stop_by(seat->worker, &job->cancelled);
         r = rr_worker_run_message(seat->worker, rr_take(job->in), job->deadline_ns, &job->out,
                                   &err);
+        rr_worker_stop_by(seat->worker, NULL);
         told->trace = NULL;
         job->end_ns = rr_now_ns();
         learn(app, job->end_ns - job->start_ns);

@@ -13,29 +13,6 @@
 
 #define LOG_BYTES 65536u
 
-int rr_status_of(enum rr_code code)
-{
-    switch (code) {
-    case RR_OK:
-        return 200;
-    case RR_E_DEADLINE:
-        return 504;
-    case RR_E_SYSTEM:
-    case RR_E_CANCELLED:
-        return 503;
-    case RR_E_GUEST:
-    case RR_E_LIMIT:
-    case RR_E_DIED:
-    case RR_E_INVALID:
-        return 502;
-    case RR_E_USAGE:
-    case RR_E_NOINPUT:
-    case RR_E_OUTPUT:
-        return 500;
-    }
-    return 500;
-}
-
 /* --- heads ----------------------------------------------------------------------------------- */
 
 /* Appends to c->head, which is large enough. */
@@ -192,9 +169,9 @@ const char *rr_problem_of(const struct rr_error *err)
         return "a function's process ended";
     if (code == RR_E_CANCELLED)
         return "the server is stopping";
-    if (rr_status_of(code) == 503)
+    if (rr_error_status(code) == 503)
         return "the server is short of memory";
-    return rr_status_of(code) == 500 ? "the server failed" : "a function failed";
+    return rr_error_status(code) == 500 ? "the server failed" : "a function failed";
 }
 
 /* What went wrong inside is for the log; the client learns of which kind it was. */
@@ -204,7 +181,7 @@ void rr_reply_error(struct conn *c, const struct rr_error *err)
 
     if (err && err->text[0] && code != RR_E_CANCELLED)
         rr_log(0, "%s: %s (trace %.32s)", c->app->route->path, err->text, c->trace + 3);
-    rr_reply_problem(c, rr_status_of(code), "%s", rr_problem_of(err));
+    rr_reply_problem(c, rr_error_status(code), "%s", rr_problem_of(err));
 }
 
 /* --- results --------------------------------------------------------------------------------- */

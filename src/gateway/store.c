@@ -20,6 +20,9 @@
 #define DATABASE "queue.db"
 #define APPLICATION 0x52527175 /* "RRqu" */
 #define VERSION 1
+#define MAX_COUNT 1000000000
+#define MAX_TIME_MS 253402300799999                /* the end of the year 9999 */
+#define MAX_META ((size_t)2 * RR_ABI_MAX_METADATA) /* of a request, with what is added to it */
 
 enum {
     SQL_BEGIN,
@@ -343,42 +346,68 @@ static struct blob *absent(sqlite3_stmt *q, int column, bool *bad)
 
     if (sqlite3_column_type(q, column) == SQLITE_NULL)
         return NULL;
-    b = calloc(1, sizeof(*b));
-    if (!b || len < 0 || len > (int64_t)RR_SLOT_LARGE) {
-        free(b);
+    if (len < 0 || len > (int64_t)RR_SLOT_LARGE || !(b = rr_blob_absent((uint64_t)len))) {
         *bad = true;
         return NULL;
     }
-    atomic_store(&b->refs, 1);
-    b->len = (uint64_t)len;
-    b->fd = -1;
     return b;
+}
+
+/* A count of ours; false: it makes no sense. */
+static bool read_count(sqlite3_stmt *q, int column, unsigned int *ret)
+{
+    int64_t n = sqlite3_column_int64(q, column);
+
+    if (n < 0 || n > MAX_COUNT)
+        return false;
+    *ret = (unsigned int)n;
+    return true;
+}
+
+static bool read_text(sqlite3_stmt *q, int column, size_t max, const char **ret)
+{
+    const char *text = (const char *)sqlite3_column_text(q, column);
+
+    if (text && strlen(text) > max)
+        return false;
+    *ret = text;
+    return true;
+}
+
+/* What a server writes, and no other: times that have a date, states that follow from others. */
+static bool read_numbers(sqlite3_stmt *q, struct call *c)
+{
+    int64_t state = sqlite3_column_int64(q, 1), due = sqlite3_column_int64(q, 5),
+            status = sqlite3_column_int64(q, 7);
+
+    c->created_ms = sqlite3_column_int64(q, 6);
+    if (state < 0 || state > CALL_FAILED || due < 0 || due > MAX_TIME_MS || c->created_ms < 0 ||
+        c->created_ms > MAX_TIME_MS || (status != 0 && (status < 100 || status > 599)))
+        return false;
+    c->state = (enum call_state)state;
+    c->due_ns = (uint64_t)due;
+    c->status = (int)status;
+    return read_count(q, 2, &c->attempts) && read_count(q, 3, &c->failures) &&
+           read_count(q, 4, &c->posts) && c->failures <= c->attempts;
 }
 
 static struct call *read_row(sqlite3_stmt *q)
 {
     struct call *c = calloc(1, sizeof(*c));
-    const unsigned char *id = sqlite3_column_text(q, 0), *text;
-    int64_t state = sqlite3_column_int64(q, 1);
+    const unsigned char *id = sqlite3_column_text(q, 0);
+    const char *error, *callback;
     bool bad = false;
 
-    if (!c || !id || !id_ok(id, sqlite3_column_bytes(q, 0)) || state < 0 || state > CALL_FAILED) {
+    if (!c || !id || !id_ok(id, sqlite3_column_bytes(q, 0)) || !read_numbers(q, c) ||
+        !read_text(q, 8, sizeof(c->error) - 1, &error) ||
+        !read_text(q, 9, CALL_MAX_URL, &callback)) {
         free(c);
         return NULL;
     }
     memcpy(c->id, id, CALL_ID);
-    c->state = (enum call_state)state;
-    c->attempts = (unsigned int)sqlite3_column_int(q, 2);
-    c->failures = (unsigned int)sqlite3_column_int(q, 3);
-    c->posts = (unsigned int)sqlite3_column_int(q, 4);
-    c->due_ns = (uint64_t)sqlite3_column_int64(q, 5);
-    c->created_ms = sqlite3_column_int64(q, 6);
-    c->status = sqlite3_column_int(q, 7);
-    text = sqlite3_column_text(q, 8);
-    if (text)
-        snprintf(c->error, sizeof(c->error), "%s", (const char *)text);
-    text = sqlite3_column_text(q, 9);
-    if (text && !(c->callback = strdup((const char *)text)))
+    if (error)
+        snprintf(c->error, sizeof(c->error), "%s", error);
+    if (callback && !(c->callback = strdup(callback)))
         bad = true;
     c->body = absent(q, 10, &bad);
     c->result = absent(q, 11, &bad);
@@ -386,7 +415,8 @@ static struct call *read_row(sqlite3_stmt *q)
     c->finished = c->state > CALL_RUNNING;
     c->body_file = c->body && c->body->len > CALL_INLINE;
     c->result_file = c->result && c->result->len > CALL_INLINE;
-    if (bad || (!c->body && c->state <= CALL_BURYING)) {
+    if (bad || (!c->body && c->state <= CALL_BURYING) ||
+        (c->state == CALL_POSTING && (!c->callback || !c->result))) {
         rr_call_free(c);
         return NULL;
     }
@@ -470,6 +500,11 @@ int rr_store_load(struct store *s, struct call *c, bool result)
         r = 0;
         if (!*meta && !(*meta = copy_of(q, 0, meta_len)))
             r = -ENOMEM;
+        if (r == 0 && (*meta_len > MAX_META || !rr_meta_is_sound(*meta, *meta_len))) {
+            free(rr_take(*meta));
+            *meta_len = 0;
+            r = -EBADMSG;
+        }
         if (r == 0 && b && !b->data && b->len <= CALL_INLINE) {
             b->data = copy_of(q, 1, &len);
             if (!b->data || len != b->len) {

@@ -245,23 +245,13 @@ static bool over_network(const struct rr_worker *w, int edge)
 }
 
 /* Hand a parked message to all who receive from @port. @m: moved. */
-static int dispatch(struct instance *i, struct port *port, struct message *m)
+static int send_on(struct instance *i, struct port *port, struct message *m)
 {
     struct rr_worker *w = i->w;
     size_t left = rr_port_receivers(port);
     struct rr_error err;
     int r = 0;
 
-    i->n_sent++;
-    m->deadline_ns = i->run_deadline_ns;
-    rr_message_trace_set(m, &i->trace);
-    m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
-    if (m->len > port->seen_bytes)
-        port->seen_bytes = m->len;
-    if (port->reply) {
-        m->edge = reply_edge(port, w->wf, i->caller);
-        return set_once(i, &i->reply, m, "reply");
-    }
     if (w->remote && w->remote->nodes) {
         r = rr_remote_send_to_nodes(w, m, port->edges, port->n_edges, &err);
         if (r)
@@ -290,6 +280,59 @@ static int dispatch(struct instance *i, struct port *port, struct message *m)
     }
     rr_message_free(m);
     return r;
+}
+
+static int stage(struct instance *i, struct port *port, struct message *m)
+{
+    if (i->n_sent > RR_MAX_QUEUED) {
+        rr_message_free(m);
+        return rr_instance_fail(i->guest.inst, RR_E_LIMIT, "send fewer messages per run",
+                                "%d messages are on their way already", RR_MAX_QUEUED);
+    }
+    m->staged_for = port;
+    m->next = NULL;
+    *(i->staged ? i->staged_last : &i->staged) = m;
+    i->staged_last = &m->next;
+    return 0;
+}
+
+int rr_staged_send(struct instance *i, struct rr_error *err)
+{
+    while (i->staged) {
+        struct message *m = i->staged;
+
+        i->staged = m->next;
+        m->next = NULL;
+        if (send_on(i, m->staged_for, m))
+            return rr_instance_fault(i->guest.inst, err);
+    }
+    return 0;
+}
+
+void rr_staged_drop(struct instance *i)
+{
+    while (i->staged) {
+        struct message *m = i->staged;
+
+        i->staged = m->next;
+        rr_message_free(m);
+    }
+}
+
+/* Its sender has let go of it. @m: moved. */
+static int dispatch(struct instance *i, struct port *port, struct message *m)
+{
+    i->n_sent++;
+    m->deadline_ns = i->run_deadline_ns;
+    rr_message_trace_set(m, &i->trace);
+    m->id = rr_id_mix(rr_id_mix(i->in_id, i->n_sent), (uint64_t)i->fn);
+    if (m->len > port->seen_bytes)
+        port->seen_bytes = m->len;
+    if (port->reply) {
+        m->edge = reply_edge(port, i->w->wf, i->caller);
+        return set_once(i, &i->reply, m, "reply");
+    }
+    return i->stages ? stage(i, port, m) : send_on(i, port, m);
 }
 
 /* The guest has lost the message when this returns, or does not run again. @r: of what was done. */
@@ -323,7 +366,7 @@ static int op_send(struct rr_guest *g, const char *name, uint32_t addr, uint64_t
                                 "message_send: %s from a buffer of %s", rr_bytes_text(len),
                                 rr_bytes_text(h->cap));
     m = h->m;
-    r = detach(i, h, len, rr_port_receivers(port) > 1, &cover);
+    r = detach(i, h, len, rr_port_receivers(port) > 1 || port->again, &cover);
     if (r)
         return r;
     m->sent_ns = sent_ns;
@@ -555,7 +598,7 @@ static int op_emit(struct rr_guest *g, uint8_t *data, uint64_t len)
     m->len = len;
     m->window = port->window;
     m->slot_bytes = port->slot_bytes;
-    several = rr_port_receivers(port) > 1 || port->crosses;
+    several = rr_port_receivers(port) > 1 || port->crosses || port->again;
     if (!several && len > RR_SMALL_MAX && len + RR_HUGE <= port->slot_bytes)
         r = gather_pages(i, port, m, data, len, &err);
     else

@@ -166,6 +166,7 @@ void rr_instance_destroy(struct instance *i)
     if (!i)
         return;
     drop_held(i, true);
+    rr_staged_drop(i);
     rr_message_free(i->reply);
     rr_message_free(i->out);
     rr_instance_free(i->guest.inst);

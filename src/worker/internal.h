@@ -6,10 +6,12 @@
  *   instance.c  instances, and what they hold in their windows
  *   guest.c     what guests ask for: alloc, send, call ...
  *   run.c       the run queue
+ *   again.c     deliveries to a function that failed
  */
 #ifndef RR_WORKER_INTERNAL_H
 #define RR_WORKER_INTERNAL_H
 
+#include "worker/deadletter.h"
 #include "worker/status.h"
 #include "worker/worker.h"
 
@@ -31,6 +33,7 @@ struct message {
     uint64_t offset;          /* of the payload in the region */
     bool patched;             /* the region's home is in pieces: rr_region_reset() */
     struct port *spare_of;    /* of a patched one: the port that may use its region again */
+    struct port *staged_for;  /* while it waits for its sender to end well */
     uint64_t len;
     uint64_t window, slot_bytes;
     bool fixed;    /* a guest has seen its address: it may hold pointers into itself */
@@ -62,6 +65,7 @@ struct port {
     int *edges;
     size_t n_edges;
     bool result, reply, crosses; /* crosses: some of its receivers live in other processes */
+    bool again;                  /* some of them may get a message several times */
     int callee;                  /* of a port for calls; else -1 */
     uint64_t window, slot_bytes, max_bytes;
     uint64_t seen_bytes; /* largest message yet */
@@ -113,6 +117,8 @@ struct instance {
     uint64_t in_id;           /* of the inputs it has now */
     struct trace_context trace;
     size_t n_sent;
+    bool stages; /* it may run again with the same inputs: what it sends goes when it ended well */
+    struct message *staged, **staged_last;
     int caller; /* function that waits for the reply; -1 */
     struct message *reply;
     struct message *out; /* stdio: what it has written so far */
@@ -125,26 +131,32 @@ struct rr_worker {
     const struct rr_workflow *wf;
     const struct rr_worker
         *share; /* borrowed: whose arena, engine and modules these are, or NULL */
+    const struct rr_worker *beside; /* the same of the arena only */
     struct rr_observer observer;
     struct rr_arena *arena;
     struct rr_engine *engine;
     struct fn *fns;
     struct port input;
     int ready_first, ready_last; /* functions with all inputs, linked by next_ready */
-    size_t n_queued;
+    size_t n_queued, n_forgone;  /* forgone: in this run, of edges that are optional */
     struct message *result;
     unsigned int depth;
-    bool named;           /* the error at hand names its function already */
-    uint64_t spin_ns;     /* how long a process polls before it sleeps */
-    uint64_t deadline_ns; /* of the run; 0: only those of its functions */
+    bool named;              /* the error at hand names its function already */
+    uint64_t spin_ns;        /* how long a process polls before it sleeps */
+    uint64_t deadline_ns;    /* of the run; 0: only those of its functions */
+    const atomic_bool *stop; /* of the run, borrowed; NULL: none */
     uint64_t n_runs;
     uint64_t nonce;               /* makes ids of one worker's messages differ from another's */
     struct remote *remote;        /* NULL: all functions live in this process */
     const struct rr_net_tls *tls; /* how to reach other nodes; NULL: plain, if @plain */
     bool plain, network_only, log_here;
+    bool lends; /* messages go to other processes, or several times to one function */
     const struct rr_worker_image *images;
     size_t n_images;
     struct rr_status *status; /* NULL: not told; of @share */
+    int (*post)(void *user, const char *uri, const struct rr_dead_letter *l,
+                const struct rr_delivery *d, struct rr_error *err);
+    void *post_user;
 };
 
 /* message.c */
@@ -175,6 +187,9 @@ void rr_message_trace_set(struct message *m, const struct trace_context *t);
 int rr_message_meta_set(struct message *m, const char *key, size_t key_len, const uint8_t *value,
                         size_t value_len);
 
+/* Tell its function by what it can know a repeated delivery. 0 or -ENOMEM. */
+int rr_message_mark(struct message *m);
+
 /* load.c */
 struct port *rr_port_find(struct fn *f, const char *name);
 size_t rr_port_receivers(const struct port *port);
@@ -198,8 +213,21 @@ int rr_deliver(struct instance *i, struct message *m, const char *port, struct r
 /* guest.c */
 extern const struct rr_abi_ops rr_worker_ops;
 int rr_out_flush(struct instance *i, struct rr_error *err);
+/* It ended well: send what it staged. */
+int rr_staged_send(struct instance *i, struct rr_error *err);
+void rr_staged_drop(struct instance *i);
 bool rr_instance_output(void *user, int stream, const uint8_t *data, size_t len);
 void rr_instance_flush_lines(struct instance *i);
+
+/* again.c */
+/* The same as rr_function_run(), for edges that say what to do when it fails. */
+int rr_function_try(struct rr_worker *w, int fn, struct message **inputs, uint64_t deadline_ns,
+                    struct rr_error *err);
+
+/* deadletter.c */
+/* It was given up, as its edge and @why say. @m: moved. */
+void rr_letter_send(struct rr_worker *w, struct message *m, unsigned int attempts,
+                    const struct rr_error *why);
 
 /* run.c */
 enum rr_channel rr_message_channel(const struct rr_worker *w, const struct message *m);
@@ -211,6 +239,15 @@ bool rr_queue_pending(const struct rr_worker *w, char *text, size_t size);
 int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err);
 /* The same for one whose receiver is known to live here. */
 int rr_enqueue_here(struct rr_worker *w, struct message *m, int edge, struct rr_error *err);
+/* One attempt of it. */
+struct attempt {
+    int caller;
+    uint64_t deadline_ns, run_deadline_ns; /* of this run of it, and of what it sends; 0: none */
+    bool stages;
+};
+int rr_function_attempt(struct rr_worker *w, int fn, struct message **inputs,
+                        const struct attempt *a, int *ret_status, struct message **ret_reply,
+                        struct rr_error *err);
 /* Let @fn handle @inputs (one per inlet; moved). @ret_reply: for calls. */
 int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int caller,
                     uint64_t deadline_ns, int *ret_status, struct message **ret_reply,

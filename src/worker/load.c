@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "worker/internal.h"
 #include "worker/remote.h"
+#include "worker/serve.h"
 
 struct port *rr_port_find(struct fn *f, const char *name)
 {
@@ -24,7 +25,7 @@ size_t rr_port_receivers(const struct port *port)
 
 enum rr_backing rr_port_backing(const struct rr_worker *w, const struct port *port)
 {
-    return w->remote || rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON;
+    return w->lends || rr_port_receivers(port) > 1 ? RR_MEMFD : RR_ANON;
 }
 
 static int port_add_edge(struct port *port, const struct rr_workflow *wf, int edge)
@@ -40,6 +41,7 @@ static int port_add_edge(struct port *port, const struct rr_workflow *wf, int ed
     port->callee = e->is_call ? e->to : -1;
     port->reply = e->is_reply;
     port->crosses = port->crosses || rr_edge_crosses(wf, e);
+    port->again = port->again || e->again.given;
     port->window = e->window;
     port->slot_bytes = e->slot_bytes;
     port->max_bytes = rr_min(e->max_bytes, e->slot_bytes);
@@ -235,10 +237,23 @@ static int make_common(struct rr_worker *w, const struct rr_worker_options *opti
         arena.ceiling_bytes = w->wf->pool_bytes;
     if (w->wf->scrub_always)
         arena.scrub = RR_SCRUB_ALWAYS;
-    r = rr_arena_new(&arena, &w->arena, err);
+    if (w->beside)
+        w->arena = w->beside->arena;
+    r = w->beside ? 0 : rr_arena_new(&arena, &w->arena, err);
     if (r == 0)
         r = rr_engine_new(&engine, &w->engine, err);
     return r ? r : rr_abi_define(w->engine, err);
+}
+
+/* Where some messages are lent, any may be: what came over one edge may go on over another. */
+static bool lends(const struct rr_workflow *wf)
+{
+    bool any = wf->chain || wf->here != RR_NODE_HERE || rr_workflow_isolates(wf) ||
+               rr_workflow_has_nodes(wf);
+
+    for (size_t n = 0; n < wf->n_edges && !any; n++)
+        any = wf->edges[n].again.given;
+    return any;
 }
 
 int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *options,
@@ -251,6 +266,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         return rr_error_no_memory(err);
     w->wf = wf;
     w->share = options->share;
+    w->beside = options->beside;
     w->observer = options->observer;
     w->nonce = rr_id_mix(rr_id_mix(rr_now_ns(), (uint64_t)getpid()), (uint64_t)(uintptr_t)w);
     w->spin_ns = options->spin_ns == 0            ? RR_SPIN_ADAPTIVE_NS
@@ -258,6 +274,9 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
                                                   : options->spin_ns;
     w->tls = options->tls;
     w->plain = options->plain;
+    w->post = options->post;
+    w->lends = lends(wf);
+    w->post_user = options->post_user;
     w->network_only = options->network_only;
     w->log_here = options->share ? options->share->log_here : options->log_here;
     w->images = options->images;
@@ -274,9 +293,10 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
         r = load_all(w, err);
     if (r == 0)
         w->status = w->share        ? w->share->status
+                    : w->beside     ? w->beside->status
                     : options->kind ? rr_status_new(wf, options->kind)
                                     : NULL;
-    if (w->share)
+    if (w->share || w->beside)
         rr_status_share(w->status);
     if (r) {
         rr_worker_free(w);
@@ -329,11 +349,12 @@ void rr_worker_free(struct rr_worker *w)
         free_fn(w, n - 1);
     free(w->fns);
     free(w->input.edges);
-    if (!w->share) {
+    if (!w->share && !w->beside)
         rr_status_free(w->status);
+    if (!w->share)
         rr_engine_free(w->engine);
+    if (!w->share && !w->beside)
         rr_arena_free(w->arena);
-    }
     free(w);
 }
 
@@ -378,7 +399,7 @@ enum rr_path rr_worker_path(const struct rr_worker *w, int edge)
                                                  : rr_port_find(&w->fns[e->from], e->from_port);
     enum rr_tier from = e->from == RR_NODE_INPUT ? RR_TIER_WINDOW : w->fns[e->from].tier;
     enum rr_tier to = w->fns[e->to].tier;
-    bool several = rr_port_receivers(port) > 1;
+    bool several = rr_port_receivers(port) > 1 || port->again;
 
     if (from == RR_TIER_STDIO || to == RR_TIER_STDIO)
         return RR_PATH_STREAM;
@@ -403,7 +424,17 @@ void rr_worker_cancel(struct rr_worker *w)
 
 bool rr_worker_cancelled(const struct rr_worker *w)
 {
-    return rr_engine_cancelled(w->engine);
+    return rr_engine_cancelled(w->engine) || (w->stop && atomic_load(w->stop));
+}
+
+void rr_worker_stop_by(struct rr_worker *w, const atomic_bool *stop)
+{
+    w->stop = stop;
+}
+
+void rr_worker_nudge(struct rr_worker *w)
+{
+    rr_engine_nudge(w->engine);
 }
 
 static void warm_port(struct rr_worker *w, const struct port *port)

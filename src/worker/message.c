@@ -151,6 +151,22 @@ struct message *rr_message_share(const struct message *m)
     return s;
 }
 
+bool rr_meta_is_sound(const uint8_t *meta, size_t len)
+{
+    for (size_t at = 0; at < len;) {
+        uint32_t lengths[2];
+
+        if (len - at < sizeof(lengths))
+            return false;
+        memcpy(lengths, meta + at, sizeof(lengths));
+        at += sizeof(lengths);
+        if (lengths[0] == 0 || lengths[0] > len - at || lengths[1] > len - at - lengths[0])
+            return false;
+        at += (size_t)lengths[0] + lengths[1];
+    }
+    return true;
+}
+
 struct entry {
     uint32_t key_len, value_len;
 };
@@ -210,6 +226,21 @@ int rr_message_meta_set(struct message *m, const char *key, size_t key_len, cons
     m->meta = meta;
     m->meta_len = len;
     return 0;
+}
+
+int rr_message_mark(struct message *m)
+{
+    static const char id_key[] = "rr-delivery-id", attempt_key[] = "rr-attempt";
+    char id[24], attempt[16];
+    int r;
+
+    snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
+    snprintf(attempt, sizeof(attempt), "%u", m->attempt);
+    r = rr_message_meta_set(m, id_key, sizeof(id_key) - 1, (const uint8_t *)id, strlen(id));
+    if (r == 0)
+        r = rr_message_meta_set(m, attempt_key, sizeof(attempt_key) - 1, (const uint8_t *)attempt,
+                                strlen(attempt));
+    return r == -ENOMEM ? r : 0; /* with metadata that is full already it goes without */
 }
 
 /* --- trace context --------------------------------------------------------------------------- */

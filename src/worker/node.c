@@ -95,14 +95,12 @@ void rr_node_server_reload(struct rr_node_server *s)
  * origin may come: then the list of sessions is another. */
 static bool work(struct rr_node_server *s)
 {
-    size_t n;
-    struct rr_worker **sessions = rr_nodes_sessions(s->nodes, &n);
+    struct rr_worker **sessions;
     bool busy = false;
+    size_t n;
 
-    for (size_t k = 0; k < n; k++) {
+    for (size_t k = 0; sessions = rr_nodes_sessions(s->nodes, &n), k < n; k++)
         busy = rr_session_work(sessions[k]->remote) || busy;
-        sessions = rr_nodes_sessions(s->nodes, &n);
-    }
     return busy;
 }
 
@@ -176,6 +174,7 @@ static void doze(struct rr_node_server *s)
     if (rr_net_n_waiting(net) || anything_left(s)) /* for a peer that is dialed, or room */
         until = now + 2000000;
     rr_net_sleep(net, quiet ? until : 0);
+    sessions = rr_nodes_sessions(s->nodes, &n);
     for (size_t k = 0; k < n; k++)
         if (sessions[k]->remote->near) {
             rr_remote_awake(sessions[k]->remote);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "worker/serve.h"
 
 #define NAME_BYTES 160   /* "function.port" */
 #define TICK_NS 2000000u /* between looks at the sockets while guests run */

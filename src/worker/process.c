@@ -29,7 +29,7 @@
 #define SILENCE_NS 2000000000u /* beyond a function's deadline: its worker does not answer */
 #define QUIET_NS 5000000u      /* without a result: ask whether the run is over */
 #define BACKOFF_NS 10000000ull /* before the second start, doubled for each further one */
-#define BACKOFF_MAX_NS 5000000000ull
+#define BACKOFF_MAX_NS RR_EDGE_BACKOFF_MAX_NS
 #define STOP_NS 1000000000u    /* for workers to end by themselves */
 #define COLLECT_NS 1000000000u /* for lent regions to come back after a run */
 #define KILLED_STARTS 10       /* in a row, before a worker counts as one that does not start */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Links of this process to others, and the messages that come and go over them. */
 #include "worker/remote.h"
+#include "worker/serve.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -495,22 +496,6 @@ void rr_remote_ack(struct remote *rm, struct ack ack)
 
 /* --- messages that come ---------------------------------------------------------------------- */
 
-bool rr_meta_is_sound(const uint8_t *meta, size_t len)
-{
-    for (size_t at = 0; at < len;) {
-        uint32_t lengths[2];
-
-        if (len - at < sizeof(lengths))
-            return false;
-        memcpy(lengths, meta + at, sizeof(lengths));
-        at += sizeof(lengths);
-        if (lengths[0] == 0 || lengths[0] > len - at || lengths[1] > len - at - lengths[0])
-            return false;
-        at += (size_t)lengths[0] + lengths[1];
-    }
-    return true;
-}
-
 /* The peer may change both still: what was copied is checked. */
 static int copy_packet(const struct rr_packet *p, struct message *m, struct rr_error *err)
 {
@@ -579,22 +564,6 @@ static int hand_in(struct remote *rm, struct message *m, struct rr_error *err)
     return rr_enqueue_here(w, m, m->edge, err);
 }
 
-/* What a function can tell a repeated delivery by. */
-static int mark_delivery(struct message *m)
-{
-    static const char id_key[] = "rr-delivery-id", attempt_key[] = "rr-attempt";
-    char id[24], attempt[16];
-    int r;
-
-    snprintf(id, sizeof(id), "%016llx", (unsigned long long)m->id);
-    snprintf(attempt, sizeof(attempt), "%u", m->attempt);
-    r = rr_message_meta_set(m, id_key, sizeof(id_key) - 1, (const uint8_t *)id, strlen(id));
-    if (r == 0)
-        r = rr_message_meta_set(m, attempt_key, sizeof(attempt_key) - 1, (const uint8_t *)attempt,
-                                strlen(attempt));
-    return r == -ENOMEM ? r : 0; /* with metadata that is full already it goes without */
-}
-
 void rr_remote_new_run(struct remote *rm, uint64_t run)
 {
     if (run <= rm->run)
@@ -623,7 +592,7 @@ int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, stru
         rr_message_free(m);
         return 0;
     }
-    if (rr_remote_at_least_once(rm, m->edge) && mark_delivery(m) < 0) {
+    if (rr_remote_at_least_once(rm, m->edge) && rr_message_mark(m) < 0) {
         rr_message_free(m);
         return rr_error_no_memory(err);
     }

@@ -157,8 +157,6 @@ int rr_remote_interrupted(struct remote *rm, uint64_t run, struct rr_error *err)
  * Return: 0; an error that ends the run.
  */
 int rr_remote_arrived(struct remote *rm, struct message *m, struct ack ack, struct rr_error *err);
-/* {u32 key_len, u32 value_len, key, value} ..., each whole, no key empty. */
-bool rr_meta_is_sound(const uint8_t *meta, size_t len);
 /* It was lost with its receiver. True: it goes once more, and is moved. */
 bool rr_remote_send_once_more(struct remote *rm, struct message *m);
 /* Send it when it can be sent: it is to go on, or to go once more. @m: moved. */

@@ -194,7 +194,7 @@ static int handle_input(struct instance *i, struct message *m, int *ret_status,
     if (i->guest.tier == RR_TIER_STDIO)
         m->path = RR_PATH_STREAM;
     else
-        m->path = in.copied_bytes < m->len ? RR_PATH_SWAP : RR_PATH_COPY;
+        m->path = in.movable && in.copied_bytes < m->len ? RR_PATH_SWAP : RR_PATH_COPY;
     m->patched = m->patched || (m->path == RR_PATH_SWAP && m->region);
     if (r == 0)
         observe_hops(i->w, &m, 1, deliver_ns, span->start_ns);
@@ -247,7 +247,9 @@ static int handle(struct rr_worker *w, struct instance *i, struct message **inpu
         r = rr_instance_fault(i->guest.inst, err);
     if (r == 0 && f->tier == RR_TIER_STDIO && *ret_status == 0)
         r = rr_out_flush(i, err);
-    return r ? r : check_outcome(w, i, *ret_status, err);
+    if (r == 0)
+        r = check_outcome(w, i, *ret_status, err);
+    return r || !i->staged ? r : rr_staged_send(i, err);
 }
 
 /* 0: none. */
@@ -262,73 +264,50 @@ static int too_deep(struct rr_error *err)
                         "calls are nested more than %d deep", RR_MAX_CALL_DEPTH);
 }
 
-/* One that has run: what is left of it. */
-struct ran {
-    struct instance *i;
-    struct rr_span span;
-};
-
-/* Until the handler has returned, and what it owed is paid. @ret: also of one that failed; without
- * an instance it has not begun. */
-static int run_handler(struct rr_worker *w, int fn, struct message **inputs, int caller,
-                       uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
-                       struct ran *ret, struct rr_error *err)
+int rr_function_attempt(struct rr_worker *w, int fn, struct message **inputs,
+                        const struct attempt *a, int *ret_status, struct message **ret_reply,
+                        struct rr_error *err)
 {
     struct fn *f = &w->fns[fn];
-    struct rr_span *span = &ret->span;
+    struct rr_span span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1};
+    uint64_t deadline_ns =
+        sooner(a->deadline_ns, f->spec->deadline_ns ? span.begin_ns + f->spec->deadline_ns : 0);
+    struct instance *i = NULL;
     struct debt *before;
-    struct instance *i;
-    uint64_t run_deadline_ns;
-    int r;
+    int r = w->depth == RR_MAX_CALL_DEPTH
+                ? too_deep(err)
+                : rr_instance_take(w, fn, deadline_ns, &i, &span.fresh, err);
 
-    *ret = (struct ran){.span = {.function = fn, .begin_ns = rr_now_ns(), .n = 1}};
-    for (size_t n = 0; n < f->n_inlets; n++)
-        deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
-    run_deadline_ns = deadline_ns;
-    deadline_ns =
-        sooner(deadline_ns, f->spec->deadline_ns ? span->begin_ns + f->spec->deadline_ns : 0);
-    r = w->depth == RR_MAX_CALL_DEPTH
-            ? too_deep(err)
-            : rr_instance_take(w, fn, deadline_ns, &ret->i, &span->fresh, err);
     if (r) {
         for (size_t n = 0; n < f->n_inlets; n++)
             rr_message_free(inputs[n]);
         return name_function(w, fn, err);
     }
-    i = ret->i;
     i->deadline_ns = deadline_ns;
-    i->run_deadline_ns = run_deadline_ns;
-    i->caller = caller;
+    i->run_deadline_ns = a->run_deadline_ns;
+    i->caller = a->caller;
+    i->stages = a->stages;
+    rr_instance_stop_by(i->guest.inst, w->stop);
     w->depth++;
     if (w->observer.begin)
         w->observer.begin(w->observer.user, fn);
     rr_status_begin(w->status, fn);
-    rr_remote_pulse(w, span->begin_ns);
+    rr_remote_pulse(w, span.begin_ns);
     before = rr_delivery_enter(w, inputs, f->n_inlets);
-    r = handle(w, i, inputs, ret_status, span, err);
+    r = handle(w, i, inputs, ret_status, &span, err);
     rr_delivery_leave(w, before);
     rr_remote_pulse(w, 0);
+    rr_status_end(w->status, fn);
     w->depth--;
     if (r == 0 && ret_reply)
         *ret_reply = rr_take(i->reply);
-    return r;
-}
-
-/* @r: how the handler returned. */
-static int run_end(struct rr_worker *w, int fn, struct ran *ran, int r, struct rr_error *err)
-{
-    struct rr_span *span = &ran->span;
-
-    if (!ran->i)
-        return r;
-    rr_status_end(w->status, fn);
-    span->heap_bytes = rr_instance_heap_bytes(ran->i->guest.inst);
-    rr_message_free(rr_take(ran->i->reply)); /* of a call that failed */
-    rr_instance_give(ran->i, r == 0);
-    if (!span->start_ns) /* it failed before its handler ran */
-        span->start_ns = span->end_ns;
+    span.heap_bytes = rr_instance_heap_bytes(i->guest.inst);
+    rr_message_free(rr_take(i->reply)); /* of a call that failed */
+    rr_instance_give(i, r == 0);
+    if (!span.start_ns) /* it failed before its handler ran */
+        span.start_ns = span.end_ns;
     if (w->observer.span)
-        w->observer.span(w->observer.user, span);
+        w->observer.span(w->observer.user, &span);
     return r ? name_function(w, fn, err) : 0;
 }
 
@@ -336,10 +315,14 @@ int rr_function_run(struct rr_worker *w, int fn, struct message **inputs, int ca
                     uint64_t deadline_ns, int *ret_status, struct message **ret_reply,
                     struct rr_error *err)
 {
-    struct ran ran;
-    int r = run_handler(w, fn, inputs, caller, deadline_ns, ret_status, ret_reply, &ran, err);
+    struct attempt a = {.caller = caller};
 
-    return run_end(w, fn, &ran, r, err);
+    for (size_t n = 0; n < w->fns[fn].n_inlets; n++)
+        deadline_ns = sooner(deadline_ns, inputs[n]->deadline_ns);
+    if (w->wf->edges[inputs[0]->edge].again.given)
+        return rr_function_try(w, fn, inputs, deadline_ns, err);
+    a.deadline_ns = a.run_deadline_ns = deadline_ns;
+    return rr_function_attempt(w, fn, inputs, &a, ret_status, ret_reply, err);
 }
 
 /* --- input ----------------------------------------------------------------------------------- */
@@ -464,41 +447,27 @@ static int send_input(struct rr_worker *w, int fd, struct message *m, struct rr_
 
 /* --- a run ----------------------------------------------------------------------------------- */
 
-/* @reply: NULL: it failed, and only its status goes back. */
-static int send_reply(struct rr_worker *w, struct message *reply, int edge, int status,
-                      struct rr_error *err)
+/* A request from another process: its answer goes back over the edge after the request's. */
+static int serve_call(struct rr_worker *w, int fn, struct message **inputs, struct rr_error *err)
 {
-    if (!reply)
+    int edge = inputs[0]->edge, status = 0, r;
+    struct message *reply = NULL;
+
+    r = rr_function_run(w, fn, inputs, w->wf->edges[edge].from, 0, &status, &reply, err);
+    if (r)
+        return r;
+    if (!reply) /* it failed: only its status goes back */
         reply = rr_message_new();
     if (reply && !reply->small && !reply->region) {
         reply->small = rr_small_new(1);
-        reply->window = w->wf->edges[edge].window;
-        reply->slot_bytes = w->wf->edges[edge].slot_bytes;
+        reply->window = w->wf->edges[edge + 1].window;
+        reply->slot_bytes = w->wf->edges[edge + 1].slot_bytes;
     }
     if (!reply || (!reply->small && !reply->region)) {
         rr_message_free(reply);
         return rr_error_no_memory(err);
     }
-    return rr_remote_send(w, reply, edge, status, err);
-}
-
-/* A request from another process: its answer goes back over the edge after the request's. */
-static int serve_call(struct rr_worker *w, int fn, struct message **inputs, struct rr_error *err)
-{
-    int edge = inputs[0]->edge, status = 0, sent = 0, r;
-    struct message *reply = NULL;
-    struct rr_error why;
-    struct ran ran;
-
-    r = run_handler(w, fn, inputs, w->wf->edges[edge].from, 0, &status, &reply, &ran, err);
-    if (r == 0) /* before all else: it is waited for */
-        sent = send_reply(w, reply, edge + 1, status, &why);
-    r = run_end(w, fn, &ran, r, err);
-    if (r == 0 && sent) {
-        *err = why;
-        r = sent;
-    }
-    return r;
+    return rr_remote_send(w, reply, edge + 1, status, err);
 }
 
 int rr_run_ready(struct rr_worker *w, struct rr_error *err)
@@ -557,8 +526,9 @@ static int check_complete(struct rr_worker *w, struct rr_error *err)
     static const char hint[] = "make it send on that port whenever it runs";
     char text[400];
 
-    if (!rr_queue_pending(w, text, sizeof(text)) &&
-        !(w->remote && rr_processes_pending(w->remote, text, sizeof(text)))) {
+    /* What waits for a message that was forgone waits in vain. */
+    if (w->n_forgone || (!rr_queue_pending(w, text, sizeof(text)) &&
+                         !(w->remote && rr_processes_pending(w->remote, text, sizeof(text))))) {
         if (w->result)
             return 0;
         snprintf(text, sizeof(text), "function '%s' sent no result on port '%s'",
@@ -601,6 +571,7 @@ static int run_one(struct rr_worker *w, int fd, struct message *m, struct rr_err
     rr_worker_release(w);
     w->named = false;
     w->depth = 0;
+    w->n_forgone = 0;
     r = run_all(w, fd, m, err);
     rr_queue_drain(w);
     if (w->remote)

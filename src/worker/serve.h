@@ -13,6 +13,9 @@
  * order, at most RR_ABI_MAX_METADATA bytes. */
 struct message;
 
+/* Is it that, each entry whole, no key empty? */
+bool rr_meta_is_sound(const uint8_t *meta, size_t len);
+
 /* The longest input that the workflow takes. */
 uint64_t rr_worker_input_max(const struct rr_worker *w);
 /* Instances of a function that wait to be used again; on the worker's thread. */

@@ -7,6 +7,7 @@
 #ifndef RR_WORKER_WORKER_H
 #define RR_WORKER_WORKER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -56,6 +57,8 @@ struct rr_span {
     uint64_t n; /* runs it stands for, as above */
 };
 
+struct rr_dead_letter; /* deadletter.h */
+
 /* Told what happens, on the worker's thread; members may be NULL. */
 struct rr_observer {
     void *user;
@@ -63,6 +66,9 @@ struct rr_observer {
     void (*begin)(void *user, int function);
     /* A function's process ended, and another was started. */
     void (*restart)(void *user, int function);
+    /* A message of this edge is delivered again to a function that failed; and was put away. */
+    void (*again)(void *user, int edge);
+    void (*buried)(void *user, int edge);
     void (*hop)(void *user, const struct rr_hop *hop);
     void (*span)(void *user, const struct rr_span *span);
     void (*log)(void *user, int function, int level, const char *text, size_t len);
@@ -76,6 +82,9 @@ struct rr_worker_options {
      * are used. Each of the two may run on a thread of its own, but not if functions are isolated.
      */
     const struct rr_worker *share;
+    /* The same, but of its arena only: for workers with functions on other nodes, each of which has
+     * connections of its own, that its engine works for while guests run. */
+    const struct rr_worker *beside;
     uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;
@@ -90,7 +99,12 @@ struct rr_worker_options {
         int fd;
     } *images;
     size_t n_images;
-    bool log_here;    /* a node: what functions log goes to our stderr, too, not to origins alone */
+    bool log_here; /* a node: what functions log goes to our stderr, too, not to origins alone */
+    /* POST a dead letter to the sink of its edge, as @d says, and wait for it. 0 or an error. NULL:
+     * nothing is POSTed from here. */
+    int (*post)(void *user, const char *uri, const struct rr_dead_letter *l,
+                const struct rr_delivery *d, struct rr_error *err);
+    void *post_user;
     const char *kind; /* for `roadrunner ps`, see status.h; NULL: it is not told */
 };
 
@@ -133,6 +147,11 @@ void rr_worker_release(struct rr_worker *w);
 /* Async-signal-safe: what runs now, and everything later, ends with RR_E_CANCELLED. */
 void rr_worker_cancel(struct rr_worker *w);
 bool rr_worker_cancelled(const struct rr_worker *w);
+/* The runs that follow end with RR_E_CANCELLED once *@stop (borrowed; NULL: never) is true: what
+ * runs sees it after rr_worker_nudge(), which any thread may call for all workers that share
+ * modules. Functions in other processes go on to their end or deadline. */
+void rr_worker_stop_by(struct rr_worker *w, const atomic_bool *stop);
+void rr_worker_nudge(struct rr_worker *w);
 /* Have regions of the sizes seen so far warmed in the background; wait with rr_arena_settle(). */
 void rr_worker_warm(struct rr_worker *w);
 struct rr_arena *rr_worker_arena(struct rr_worker *w);

@@ -285,6 +285,62 @@ static int order_functions(struct reader *r)
     return rc;
 }
 
+/* Inputs come together, and so they come again. */
+static int check_again(struct reader *r)
+{
+    const struct rr_workflow *wf = r->wf;
+    const struct rr_edge **first = calloc(wf->n_functions, sizeof(struct rr_edge *));
+    int rc = 0;
+
+    if (!first)
+        return rr_reader_no_memory(r);
+    for (size_t i = 0; i < wf->n_edges && !rc; i++) {
+        const struct rr_edge *e = &wf->edges[i], *f = first[e->to];
+
+        if (e->is_call || e->is_reply)
+            continue;
+        if (f && f->again.given != e->again.given)
+            rc = rr_reader_fail(r, RR_E_INVALID, e->again.given ? f->pos : e->pos,
+                                "add `delivery: {...}` to all edges into it, or to none",
+                                "'%s' gets this message together with others that are delivered "
+                                "again when it fails",
+                                name_of(r, e->to));
+        first[e->to] = e;
+    }
+    free(first);
+    return rc;
+}
+
+/* What the result is made of cannot be missing. */
+static int check_optional(struct reader *r)
+{
+    const struct rr_workflow *wf = r->wf;
+    bool *needed = calloc(wf->n_functions, sizeof(*needed));
+    int rc = 0;
+
+    if (!needed)
+        return rr_reader_no_memory(r);
+    needed[wf->result] = true;
+    for (size_t n = wf->n_functions; n > 0; n--) /* from last to first */
+        for (size_t i = 0; i < wf->n_edges; i++) {
+            const struct rr_edge *e = &wf->edges[i];
+
+            if (orders(e) && e->from == wf->order[n - 1] && needed[e->to])
+                needed[e->from] = true;
+        }
+    for (size_t i = 0; i < wf->n_edges && !rc; i++) {
+        const struct rr_edge *e = &wf->edges[i];
+
+        if (e->optional && needed[e->to])
+            rc = rr_reader_fail(r, RR_E_INVALID, e->pos,
+                                "remove `optional`, or take the result from another function",
+                                "a message to '%s' cannot be optional: the result is made of it",
+                                name_of(r, e->to));
+    }
+    free(needed);
+    return rc;
+}
+
 int rr_check_graph(struct reader *r)
 {
     int rc = check_inputs(r);
@@ -293,7 +349,11 @@ int rr_check_graph(struct reader *r)
         rc = check_callees(r);
     if (!rc)
         rc = check_ports(r);
-    return rc ? rc : order_functions(r);
+    if (!rc)
+        rc = order_functions(r);
+    if (!rc)
+        rc = check_again(r);
+    return rc ? rc : check_optional(r);
 }
 
 static int check_module(struct reader *r, const struct rr_function *f)

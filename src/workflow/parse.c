@@ -867,6 +867,52 @@ struct rr_edge *rr_edge_add(struct reader *r, int from, const char *from_port, i
     return edge;
 }
 
+static int read_sink(struct reader *r, const struct yaml_node *node, char **ret)
+{
+    static const char *const keys[] = {"uri", NULL};
+    const struct yaml_node *uri;
+    struct fields in;
+    int rc = read_fields(r, node, "deadLetterSink", keys, &in);
+
+    uri = in.values[0];
+    if (!rc && !uri)
+        rc = rr_reader_fail(r, RR_E_INVALID, node->pos, "write {uri: \"http://...\"}",
+                            "deadLetterSink needs 'uri'");
+    if (!rc)
+        rc = want_text(r, uri, "uri");
+    if (rc)
+        return rc;
+    if ((strncmp(uri->text, "http://", 7) != 0 && strncmp(uri->text, "https://", 8) != 0) ||
+        uri->len > 2000 || strpbrk(uri->text, " \t\r\n"))
+        return rr_reader_fail(r, RR_E_INVALID, uri->pos,
+                              "write an http:// or https:// address; a file is named by "
+                              "`dead_letters` at the top level",
+                              "'%.80s' is not a URI for dead letters", uri->text);
+    return copy_text(r, uri->text, ret);
+}
+
+#define POLICY_KEYS "retry", "backoffPolicy", "backoffDelay", "timeout", "deadLetterSink"
+
+/* @in: by the keys above, which are Knative's. */
+static int read_policy(struct reader *r, const struct yaml_node *const *in, unsigned int max_retry,
+                       struct rr_delivery *d)
+{
+    static const char *const words[] = {"exponential", "linear"};
+    int rc = 0;
+
+    d->given = true;
+    if (in[0] && !(in[0]->kind == YAML_SCALAR && in[0]->plain && strcmp(in[0]->text, "0") == 0))
+        rc = read_count(r, in[0], "retry", max_retry, &d->retry);
+    if (!rc && in[1])
+        rc = read_word(r, in[1], "backoffPolicy", words,
+                       "write exponential (each pause twice the one before) or linear", &d->linear);
+    if (!rc && in[2])
+        rc = read_duration(r, in[2], "backoffDelay", &d->backoff_ns);
+    if (!rc && in[3])
+        rc = read_duration(r, in[3], "timeout", &d->timeout_ns);
+    return rc || !in[4] ? rc : read_sink(r, in[4], &d->sink);
+}
+
 /* Where both ends live in the parent worker, its death ends the run: nobody is left to try again.
  */
 static int fail_inside(struct reader *r, const struct rr_edge *edge, struct rr_pos pos)
@@ -936,15 +982,47 @@ static int read_attempts(struct reader *r, const struct yaml_node *const *in, st
     return rc;
 }
 
+/* A receiver that fails gets its message again, and so does one that dies, where it can. */
+static int read_again(struct reader *r, const struct yaml_node *node, struct rr_edge *edge)
+{
+    static const char *const keys[] = {POLICY_KEYS, "optional", NULL};
+    struct rr_delivery *d = &edge->again;
+    struct fields in;
+    int rc = read_fields(r, node, "delivery of an edge", keys, &in);
+
+    d->backoff_ns = BACKOFF_DEFAULT_NS;
+    if (!rc)
+        rc = read_policy(r, in.values, RR_WORKFLOW_MAX_ATTEMPTS - 1, d);
+    if (!rc && in.values[5])
+        rc = read_bool(r, in.values[5], "optional", &edge->optional);
+    edge->attempts = d->retry + 1;
+    edge->at_least_once = rr_edge_crosses(r->wf, edge);
+    edge->backs_off = edge->at_least_once && (in.values[1] || in.values[2]) &&
+                      rr_edge_channel(r->wf, edge) != RR_CHANNEL_NETWORK;
+    edge->linear = d->linear;
+    edge->backoff_ns = d->backoff_ns;
+    return rc;
+}
+
 /* @in: by the indices above; NULL if not given. */
 static int read_delivery(struct reader *r, const struct yaml_node *const *in, struct rr_edge *edge)
 {
     static const char *const words[] = {"at-most-once", "at-least-once"};
+    bool again = in[EDGE_DELIVERY] && in[EDGE_DELIVERY]->kind == YAML_MAP;
     int rc = 0;
 
+    for (int n = EDGE_ATTEMPTS; n <= EDGE_DELAY && again; n++)
+        if (in[n])
+            return rr_reader_fail(r, RR_E_INVALID, in[n]->pos,
+                                  "write it into `delivery`: retry, "
+                                  "backoffPolicy, backoffDelay, timeout, deadLetterSink, optional",
+                                  "%s stands beside `delivery: {...}`", edge_keys[n]);
+    if (again)
+        return read_again(r, in[EDGE_DELIVERY], edge);
     if (in[EDGE_DELIVERY])
         rc = read_word(r, in[EDGE_DELIVERY], "delivery", words,
-                       "write at-most-once, or at-least-once (again if its receiver dies)",
+                       "write at-most-once, at-least-once (again if its receiver dies), or "
+                       "{retry: N, ...} (again if it fails)",
                        &edge->at_least_once);
     if (rc)
         return rc;
@@ -1133,52 +1211,14 @@ static int read_limits(struct reader *r, const struct yaml_node *node)
     return rc;
 }
 
-static int read_sink(struct reader *r, const struct yaml_node *node)
-{
-    static const char *const keys[] = {"uri", NULL};
-    const struct yaml_node *uri;
-    struct fields in;
-    int rc = read_fields(r, node, "deadLetterSink", keys, &in);
-
-    uri = in.values[0];
-    if (!rc && !uri)
-        rc = rr_reader_fail(r, RR_E_INVALID, node->pos, "write {uri: \"http://...\"}",
-                            "deadLetterSink needs 'uri'");
-    if (!rc)
-        rc = want_text(r, uri, "uri");
-    if (rc)
-        return rc;
-    if ((strncmp(uri->text, "http://", 7) != 0 && strncmp(uri->text, "https://", 8) != 0) ||
-        uri->len > 2000 || strpbrk(uri->text, " \t\r\n"))
-        return rr_reader_fail(r, RR_E_INVALID, uri->pos,
-                              "write an http:// or https:// address; a file is named by "
-                              "`dead_letters` at the top level",
-                              "'%.80s' is not a URI for dead letters", uri->text);
-    return copy_text(r, uri->text, &r->wf->delivery.sink);
-}
-
-/* As Knative names it; for messages that `roadrunner serve` handles asynchronously. */
+/* For messages that `roadrunner serve` handles asynchronously. */
 static int read_deliveries(struct reader *r, const struct yaml_node *node)
 {
-    static const char *const keys[] = {"retry",   "backoffPolicy",  "backoffDelay",
-                                       "timeout", "deadLetterSink", NULL};
-    static const char *const words[] = {"exponential", "linear"};
-    struct rr_delivery *d = &r->wf->delivery;
+    static const char *const keys[] = {POLICY_KEYS, NULL};
     struct fields in;
     int rc = read_fields(r, node, "delivery", keys, &in);
 
-    d->given = true;
-    if (!rc && in.values[0] &&
-        !(in.values[0]->kind == YAML_SCALAR && strcmp(in.values[0]->text, "0") == 0))
-        rc = read_count(r, in.values[0], "retry", RR_WORKFLOW_MAX_RETRY, &d->retry);
-    if (!rc && in.values[1])
-        rc = read_word(r, in.values[1], "backoffPolicy", words,
-                       "write exponential (each pause twice the one before) or linear", &d->linear);
-    if (!rc && in.values[2])
-        rc = read_duration(r, in.values[2], "backoffDelay", &d->backoff_ns);
-    if (!rc && in.values[3])
-        rc = read_duration(r, in.values[3], "timeout", &d->timeout_ns);
-    return rc || !in.values[4] ? rc : read_sink(r, in.values[4]);
+    return rc ? rc : read_policy(r, in.values, RR_WORKFLOW_MAX_RETRY, &r->wf->delivery);
 }
 
 static int read_queue(struct reader *r, const struct yaml_node *node)

@@ -68,6 +68,7 @@ void rr_workflow_free(struct rr_workflow *wf)
     for (size_t i = 0; i < wf->n_edges; i++) {
         free(wf->edges[i].from_port);
         free(wf->edges[i].to_port);
+        free(wf->edges[i].again.sink);
     }
     free(wf->functions);
     free(wf->edges);

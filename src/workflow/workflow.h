@@ -21,9 +21,10 @@
 #define RR_WORKFLOW_MAX_FILE (1u << 20) /* bytes of YAML */
 #define RR_WORKFLOW_MAX_ATTEMPTS 100
 #define RR_WORKFLOW_MAX_RETRY 100
-#define RR_WORKFLOW_MAX_CALLS 10000000  /* in the queue of `roadrunner serve` */
-#define RR_WORKFLOW_MAX_QUEUED 65536    /* messages on one link */
-#define RR_WORKFLOW_MAX_DOMAIN 16777216 /* and on all of them */
+#define RR_EDGE_BACKOFF_MAX_NS 5000000000ull /* a thread waits meanwhile */
+#define RR_WORKFLOW_MAX_CALLS 10000000       /* in the queue of `roadrunner serve` */
+#define RR_WORKFLOW_MAX_QUEUED 65536         /* messages on one link */
+#define RR_WORKFLOW_MAX_DOMAIN 16777216      /* and on all of them */
 
 struct rr_pos {
     unsigned int line, column; /* 1-based */
@@ -67,6 +68,17 @@ struct rr_node {
 
 #define RR_NODE_INPUT (-1) /* `from: input`, the workflow's own input */
 
+/* What becomes of a message that failed, of a whole run or of one edge: Knative's delivery, by its
+ * names. */
+struct rr_delivery {
+    bool given;          /* the file has `delivery` */
+    unsigned int retry;  /* further attempts after the first */
+    bool linear;         /* backoffPolicy; else exponential */
+    uint64_t backoff_ns; /* backoffDelay */
+    uint64_t timeout_ns; /* of one attempt; 0: none */
+    char *sink;          /* deadLetterSink.uri; NULL: none */
+};
+
 /*
  * Besides the edges of the file there are two for each name in a function's
  * `calls`: caller "call:NAME" -> callee "in" (is_call), and back again, callee
@@ -82,6 +94,10 @@ struct rr_edge {
     bool backs_off;        /* the file says how long to wait before another delivery: */
     bool linear;           /* as in struct rr_delivery */
     uint64_t backoff_ns;
+    /* `given`: it is delivered again to a receiver that failed, not only to one that died. All or
+     * none of the edges into a function have it. */
+    struct rr_delivery again;
+    bool optional;             /* the run goes on without it, once it was given up */
     char *from_port, *to_port; /* default "out" and "in" */
     bool max_declared;         /* the file says `max` for this output port */
     uint64_t max_bytes;        /* of the output port: the largest `max` declared for it;
@@ -90,16 +106,6 @@ struct rr_edge {
     uint64_t window;           /* guest address assigned at load; edges of one
                                   output port (fan-out, replies) share it */
     struct rr_pos pos;         /* of the edge or of the name in `calls` */
-};
-
-/* What becomes of an asynchronous message that failed: Knative's delivery, by its names. */
-struct rr_delivery {
-    bool given;          /* the file has `delivery` */
-    unsigned int retry;  /* further attempts after the first */
-    bool linear;         /* backoffPolicy; else exponential */
-    uint64_t backoff_ns; /* backoffDelay */
-    uint64_t timeout_ns; /* of one attempt; 0: none */
-    char *sink;          /* deadLetterSink.uri; NULL: none */
 };
 
 /* Where `roadrunner serve` keeps asynchronous messages, and how many. */

@@ -282,6 +282,12 @@ def test_dead_letters_to_a_file(serve, flow, queue):
         assert found[two[-32:]][1] == big
         assert s.ask(two + "/result").status == 422
         assert s.metric("dead_letters_total") == 2 and s.metric("async_failed_total") == 2
+        about = head["attributes"]
+        assert about["id"] == one[-32:] and about["source"] == "roadrunner:flow" and about["type"]
+        assert about["knativeerrordest"] == "roadrunner:flow" and about["rrattempts"] == "2"
+        assert about["knativeerrorcode"] == "502" == str(head["status"])
+        assert about["knativeerrordata"] == head["error"] and "traceparent" in about
+        assert found[two[-32:]][0]["attributes"]["knativeerrorcode"] == "422"
 
 
 def test_dead_letters_to_a_uri(serve, flow, receiver):
@@ -296,6 +302,19 @@ def test_dead_letters_to_a_uri(serve, flow, receiver):
         assert path == "/hook" and body == b"lost" and headers["Content-Type"] == "text/x"
         assert headers["ce-id"] == "1" and headers["ce-knativeerrorcode"] == "502"
         assert headers["X-Call-Id"] == at[-32:] and headers["X-Delivery-Attempt"] == "2"
+        assert headers["ce-knativeerrordest"] == "roadrunner:flow"
+        assert headers["ce-knativeerrordata"] and headers["ce-rrattempts"] == "2"
+        assert headers["traceparent"]
+        earlier = {"ce-knativeerrorcode": "404", "ce-knativeerrordest": "http://elsewhere/"}
+        s.accepted("/trap", b"plain", {"X-A": "b", **event, **earlier, "ce-id": "2"})
+        headers = sink.wait(3)[2][2]
+        assert headers.get_all("ce-knativeerrorcode") == ["502"] and headers["x-a"] is None
+        assert headers.get_all("ce-knativeerrordest") == ["roadrunner:flow"]
+        at = s.accepted("/trap", b"no event")
+        _, _, headers, body = sink.wait(4)[3]
+        assert body == b"no event" and headers["ce-id"] == at[-32:]
+        assert headers["ce-specversion"] == "1.0" and headers["ce-type"] == "roadrunner.message"
+        assert headers["ce-source"] == "roadrunner:flow" and headers["ce-rrattempts"] == "2"
 
 
 def test_a_timeout_of_each_attempt(serve, flow):
@@ -374,6 +393,32 @@ def test_callbacks_that_are_not_allowed(serve, flow, receiver, url):
         assert not hook.got and s.metric("async_accepted_total") == 0
 
 
+def test_names_that_lead_inside(serve, flow, receiver):
+    """A name that is allowed does not lead to this machine, unless that was allowed, too."""
+    hook = receiver()
+    port = hook.server.server_port
+    url = f"http://localhost:{port}/hook"
+    path = flow(delivery={"retry": 0})
+    for nets in ([], ["10.0.0.0/8", "fd00::/8"]):
+        options = [word for net in nets for word in ("--callback-net", net)]
+        with serve(path, "--callback", "localhost", *options) as s:
+            r = s.ask("/echo", b"a", headers={"X-Callback-Url": url})
+            assert r.status == 202
+            s.wait_log("where callbacks may not go: see --callback-net")
+            wait_for(lambda s=s: s.metric("callback_failures_total") == 1, "it is given up")
+            assert s.ask(r.headers["Location"] + "/result").body == b"a" and not hook.got
+    nets = ["--callback-net", "127.0.0.1", "--callback-net", "::1/128"]
+    with serve(path, "--callback", "localhost", *nets) as s:
+        assert s.ask("/echo", b"a", headers={"X-Callback-Url": url}).status == 202
+        assert hook.wait()[0][3] == b"a"
+
+
+@pytest.mark.parametrize("net", ["", "x", "10.0.0.0/33", "::/129", "10.0.0.0/", "1.2.3", "::1/-1"])
+def test_networks_that_are_none(rr, flow, net):
+    r = rr("serve", flow(), "--callback-net", net)
+    assert r.status == 64 and "ADDRESS/BITS" in r.err
+
+
 def test_callbacks_by_https(serve, flow, receiver, pki):  # noqa: F811
     hook = receiver(tls=pki)
     options = ["--callback", hook.host]
@@ -423,6 +468,10 @@ def test_cancelled_by_the_client(serve, flow):
         assert s.ask(first).status == 404 and s.ask(second).status == 404
         wait_for(lambda: s.metric("async_depth") == 0, "nothing is left")
         assert not flow.calls()
+        loop = s.accepted("/loop")
+        wait_for(lambda: s.state(loop)["state"] == "running", "it runs")
+        assert s.ask(loop, method="DELETE").status == 204
+        wait_for(lambda: s.metric("async_depth") == 0, "it is stopped", 5)
 
 
 # --- the queue on disk --------------------------------------------------------------------------
@@ -578,9 +627,24 @@ def test_damaged_queues_are_refused(rr, serve, flow):
     (folder / "queue.db").write_bytes(os.urandom(size))
     assert "is damaged" in fails_to_start(rr, path)
     again()
+    for change in (
+        "id='../../../etc/passwd'",
+        "attempts=-1",
+        "failures=attempts+1",
+        "created=9223372036854775807",
+        "status=1000000",
+        "error=hex(zeroblob(500))",
+        "state=3",
+    ):
+        with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
+            db.execute(f"UPDATE calls SET {change} WHERE seq=1")
+        assert "makes no sense" in fails_to_start(rr, path), change
+        again()
     with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
-        db.execute("UPDATE calls SET id='../../../etc/passwd' WHERE seq=1")
-    assert "makes no sense" in fails_to_start(rr, path)
+        db.execute("UPDATE calls SET due=0, meta=x'ff00000000ffffff41' WHERE seq=1")
+    with serve(path) as s:
+        s.wait_log("is given up after")
+        assert s.metric("async_failed_total") == 1 and s.metric("async_depth") == 50
     again()
     with closing(sqlite3.connect(folder / "queue.db", isolation_level=None)) as db:
         db.execute("PRAGMA user_version=7")

@@ -6,6 +6,7 @@ import contextlib
 import filecmp
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -837,6 +838,43 @@ def test_a_deadline_travels_with_the_message(rr, nodes, where):
 
 
 # --- over HTTP -------------------------------------------------------------------------------
+
+
+def test_serve_has_several_requests_on_their_way(rr, nodes):
+    """While `a` works on one here, others are at the node `b`, or here as well."""
+    functions = {
+        "a": {"module": "slow", "env": {"MS": "300"}},
+        "b": {"module": "upper", "node": "b"},
+    }
+    edges = [edge("input", "a", "4MiB"), edge("a", "b", "4MiB")]
+    path = rr.workflow(functions, edges, "b")
+    document = json.loads(path.read_text())
+    document["nodes"] = {"b": {"address": f"127.0.0.1:{free_port()}"}}
+    path.write_text(json.dumps(document))
+    nodes(rr, path, "b")
+    port = free_port()
+    command = [BIN, "serve", path, "-l", f"127.0.0.1:{port}", "--node-plain", "--concurrency", "8"]
+    server = subprocess.Popen([str(c) for c in command], env=rr.env, stderr=subprocess.PIPE)
+    try:
+        for line in server.stderr:
+            if line == b"roadrunner: ready\n":
+                break
+        url, most, data = f"http://127.0.0.1:{port}", 0, os.urandom(MIB)
+        ask = lambda body: urllib.request.urlopen(url + "/", body, timeout=60 * SLOW).read()  # noqa: E731
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, body) for body in [data, b"x"] * 6]
+            while not all(a.done() for a in asked):
+                text = urllib.request.urlopen(url + "/metrics").read().decode()
+                running = re.search(r"^roadrunner_pool_running (\d+)", text, re.M)
+                most = max(most, int(running[1]))
+                time.sleep(0.02)
+            assert [a.result() for a in asked] == [data.upper(), b"X"] * 6
+        assert most == 4
+        server.terminate()
+        assert server.wait(30 * SLOW) == 0
+    finally:
+        server.kill()
+        server.stderr.close()
 
 
 def test_serve_reaches_nodes(rr, nodes):

@@ -139,6 +139,10 @@ BAD = [
     changed(["edges", 1, "attempts"], 101),
     changed(["edges", 1, "delivery"], "at-most-once"),  # with attempts
     changed(["edges", 1, "delivery"], None),
+    changed(["edges", 0, "delivery"], {"retry": 100}),
+    changed(["edges", 0, "delivery"], {"optional": "yes"}),
+    changed(["edges", 0, "delivery"], {"deadLetterSink": {"uri": "ftp://x/"}}),
+    changed(["edges", 1], {**EDGE, "delivery": {}, "retry": 1}),
 ]
 ALSO_GOOD = [
     changed(["delivery"], {}),
@@ -156,6 +160,18 @@ ALSO_GOOD = [
     changed(["edges", 1], {**EDGE, "retry": 0, "backoffPolicy": "linear"}),
     changed(["edges", 1], {**EDGE, "retry": 99, "backoffDelay": "PT0.1S"}),
     changed(["functions", "a", "isolation"], "process"),
+    changed(["edges", 0, "delivery"], {}),
+    changed(
+        ["edges", 0, "delivery"],
+        {
+            "retry": 99,
+            "backoffPolicy": "linear",
+            "backoffDelay": "PT1S",
+            "timeout": "PT2S",
+            "deadLetterSink": {"uri": "http://x/"},
+            "optional": False,
+        },
+    ),
 ]
 
 

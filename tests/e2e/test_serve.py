@@ -316,6 +316,30 @@ def test_hostile_requests_are_refused(serve, flow):
         wait_for(lambda: s.metric("live_bytes") + s.metric("body_bytes") == 0, "all is back")
 
 
+@pytest.mark.parametrize(
+    ("head", "status", "says"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nce-specversion: 1.0\r\nce-id: 1\r\n", 400, "ce-type"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n", 417, "100-continue"),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n", 501, "coding"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n", 501, "method"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n", 414, "8 KiB"),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/cloudevents-batch+json\r\n",
+            415,
+            "batches",
+        ),
+    ],
+)
+def test_refusals_say_why(serve, flow, head, status, says):
+    with serve(flow()) as s:
+        reply = s.raw(
+            head + b"Content-Length: 0\r\n\r\n" if b"Transfer" not in head else head + b"\r\n"
+        )
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status) and says in json.loads(body)["detail"]
+
+
 def test_limits_of_bodies(serve, flow):
     with serve(flow(max="64KiB"), "--max-body", "1GiB") as s:
         assert s.ask("/echo", b"x" * 65536).status == 200
@@ -432,6 +456,17 @@ def test_those_who_leave_are_not_served(serve, flow):
         first[0].join()
         wait_for(lambda: s.metric("cancelled_total") == 5, "they are counted")
         assert s.metric("run_seconds_count") == 1
+
+
+def test_what_runs_for_nobody_is_stopped(serve, flow):
+    with serve(flow(), "--concurrency", "2") as s:
+        for _ in range(3):
+            with s.connect() as c:
+                c.sendall(b"GET /loop HTTP/1.1\r\n" + HOST + b"\r\n")
+                time.sleep(0.2)
+        wait_for(lambda: s.metric("cancelled_total") == 3, "they are stopped", 5)
+        assert s.metric("pool_running") == 0
+        assert s.ask("/echo", b"a").body == b"a"
 
 
 def test_a_slow_workflow_does_not_starve_others(serve, flow):
@@ -848,6 +883,53 @@ def test_bad_options(rr, flow, args):
     path = str(flow())
     r = rr("serve", *[a.replace("FLOW", path) for a in args], timeout=20 * SLOW)
     assert r.status == 64 and r.err
+
+
+def test_configuration(serve, flow, rr, tmp_path):
+    """A file, the environment, the command line: the last one that says something wins."""
+    a, b = flow(name="a.yaml"), flow(name="b.yaml")
+    conf = tmp_path / "serve.conf"
+    conf.write_text(
+        f"# options\n\nroute = /a={a}\nroute=/b={b}\n max-body = 1KiB \nqueue = 7\r\n"
+        "concurrency = 3\nno-cache = false\nverbose = 1"
+    )
+    rr.env["ROADRUNNER_SERVE_MAX_BODY"] = "2KiB"
+    rr.env["ROADRUNNER_SERVE_CONCURRENCY"] = "4"
+    with serve("--config", conf, "--concurrency", "5") as s:
+        assert s.ask("/a/echo", b"x" * 2048).status == 200
+        assert s.ask("/b/echo", b"x" * 2049).status == 413
+        assert s.metric("queue_limit") == 7 and s.metric("pool_limit") == 5
+    rr.env["ROADRUNNER_SERVE_CONFIG"] = str(conf)
+    rr.env["ROADRUNNER_SERVE_ROUTE"] = f"/c={a} /d={b}"
+    with serve() as s:
+        assert s.ask("/c/echo", b"x").status == 200 == s.ask("/d/echo", b"x").status
+        assert s.ask("/a/echo", b"x").status == 404 and s.metric("pool_limit") == 4
+    del rr.env["ROADRUNNER_SERVE_ROUTE"]
+    conf.write_text(f"workflow = {b}\n")
+    with serve(a) as s:
+        assert s.ask("/echo", b"x").status == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("max-body = lots\n", "max-body"),
+        ("\nmax_body = 1KiB\n", "no option 'max_body'"),
+        ("quiet = perhaps", "true or false"),
+        ("listen", "option = value"),
+        ("config = other", "no option 'config'"),
+        ("a\0b = 1", "no file of options"),
+        ("#" * 300000, "no file of options"),
+        (None, "cannot read"),
+    ],
+)
+def test_bad_configuration(rr, flow, tmp_path, text, says):
+    if text is not None:
+        (tmp_path / "serve.conf").write_text(text)
+    r = rr("serve", flow(), "--config", tmp_path / "serve.conf")
+    assert r.status in (64, 65, 66) and says in r.err and "serve.conf" in r.err, r
+    r = rr("serve", flow(), env={"ROADRUNNER_SERVE_QUEUE": "many"})
+    assert r.status == 64 and "ROADRUNNER_SERVE_QUEUE" in r.err
 
 
 def test_a_taken_address(serve, flow, rr):
