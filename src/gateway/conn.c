@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One connection: a request at a time, whatever the client sends ahead. */
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,6 +20,8 @@
 #define GRACE_NS 5000000000u /* before the rate of a body or reply is looked at */
 #define FIRST_CHUNKS 16384u  /* room for a body of unknown length */
 #define FRAMING_BYTES 64u    /* read at a time between chunks: what follows is copied */
+#define NEAR_US 200u         /* so near is a peer on this machine, or in the next rack */
+#define NEAR_WINDOW (2 * RR_MIB)
 
 enum step { STEP_WAIT, STEP_ON, STEP_RUN, STEP_FREED };
 
@@ -234,6 +239,26 @@ static enum step overloaded(struct conn *c, const char *what)
     return STEP_ON;
 }
 
+/*
+ * Left alone, the kernel's receive window grows to 32 MiB, and a large body is written to memory by
+ * its sender and read from there by us. What is on its way within 2 MiB stays in the caches: half
+ * again as fast, from a peer on this machine. Over NEAR_US that much is still 80 Gbit/s. Set for
+ * each body: as it grows the buffer, the kernel may lift it.
+ */
+static void keep_near(const struct conn *c)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+    int window = NEAR_WINDOW;
+
+    if (!c->tcp || getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+        len < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
+        info.tcpi_min_rtt >= NEAR_US)
+        return;
+    /* no more than a hint */
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window));
+}
+
 /* The body's length and room, or a refusal. */
 static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
 {
@@ -263,6 +288,8 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
             sizeof(go_on) - 1)
             return freed(c);
     }
+    if (!rq->chunked && rq->length > NEAR_WINDOW)
+        keep_near(c);
     enter_at(c, CONN_BODY, c->begin_ns);
     return STEP_ON;
 }
@@ -509,6 +536,8 @@ static enum step make_room(struct conn *c, uint64_t wanted)
             return overloaded(c, "there is no memory for the body");
         }
         count_copied(c, (uint64_t)copied);
+        if (to > NEAR_WINDOW)
+            keep_near(c);
     }
     return STEP_RUN;
 }
