@@ -176,6 +176,7 @@ struct loop {
     enum kind wake_kind;
     struct thread *runner;
     struct loop *next_orphan;
+    unsigned int luck;          /* of 256: how often polling would have been better than sleeping */
     struct listener *listeners; /* owned */
     size_t n_listeners;
     bool listening;
@@ -223,6 +224,8 @@ struct gateway {
     _Atomic uint64_t memory_bytes; /* of bodies */
     atomic_bool draining, stop;
     atomic_bool parked; /* the watch sleeps */
+    atomic_uint n_polling;
+    unsigned int max_polling;
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
