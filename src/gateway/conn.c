@@ -239,22 +239,35 @@ static enum step overloaded(struct conn *c, const char *what)
     return STEP_ON;
 }
 
-/*
- * Left alone, the kernel's receive window grows to 32 MiB, and a large body is written to memory by
- * its sender and read from there by us. What is on its way within 2 MiB stays in the caches: half
- * again as fast, from a peer on this machine. Over NEAR_US that much is still 80 Gbit/s. Set for
- * each body: as it grows the buffer, the kernel may lift it.
- */
-static void keep_near(const struct conn *c)
+/* Is the peer near? Where nothing tells, it is not. */
+static bool is_near(const struct conn *c)
 {
     struct tcp_info info;
     socklen_t len = sizeof(info);
+
+    return c->tcp && getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           len >= offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) &&
+           info.tcpi_min_rtt < NEAR_US;
+}
+
+/*
+ * Left alone, the kernel's receive window grows to 32 MiB, and a large body is written to memory by
+ * its sender and read from there by us. What is on its way within 2 MiB stays in the caches: half
+ * again as fast, from a peer on this machine. Over NEAR_US that much is still 80 Gbit/s. Set again
+ * and again, since the kernel lifts it whenever it makes the buffer larger.
+ */
+static void keep_window(struct conn *c)
+{
     int window = NEAR_WINDOW;
 
-    if (!c->tcp || getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
-        len < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
-        info.tcpi_min_rtt >= NEAR_US)
+    if (c->body_len < c->next_window)
         return;
+    if (!c->near && !is_near(c)) {
+        c->next_window = UINT64_MAX;
+        return;
+    }
+    c->near = true;
+    c->next_window = c->body_len + NEAR_WINDOW / 2;
     /* no more than a hint */
     (void)setsockopt(c->fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window));
 }
@@ -288,8 +301,7 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
             sizeof(go_on) - 1)
             return freed(c);
     }
-    if (!rq->chunked && rq->length > NEAR_WINDOW)
-        keep_near(c);
+    c->next_window = rq->chunked ? NEAR_WINDOW : rq->length > NEAR_WINDOW ? 0 : UINT64_MAX;
     enter_at(c, CONN_BODY, c->begin_ns);
     return STEP_ON;
 }
@@ -481,6 +493,7 @@ static ssize_t receive_payload(struct conn *c, uint8_t *to, uint64_t wanted)
 
         c->body_len += ours;
         c->in_len += (size_t)n - ours;
+        keep_window(c);
     }
     return n;
 }
@@ -536,8 +549,6 @@ static enum step make_room(struct conn *c, uint64_t wanted)
             return overloaded(c, "there is no memory for the body");
         }
         count_copied(c, (uint64_t)copied);
-        if (to > NEAR_WINDOW)
-            keep_near(c);
     }
     return STEP_RUN;
 }

@@ -259,6 +259,7 @@ struct conn {
     bool keep, no_body; /* of the request: keep the connection; a reply without a body */
     bool old;           /* HTTP/1.0 */
     bool gone;          /* to be freed when its job is done */
+    bool near;          /* it was seen that the peer is */
     char *in;           /* owned: what was received and not used, [in_at, in_len) */
     size_t in_at, in_len, seen;
     struct app *app; /* owned reference to its generation */
@@ -266,6 +267,7 @@ struct conn {
     struct ask *ask;               /* owned: about asynchronous messages */
     struct message *body;          /* owned: being received */
     uint64_t body_len, body_known; /* UINT64_MAX: chunked */
+    uint64_t next_window;          /* body_len at which the window is set; UINT64_MAX: it is not */
     uint64_t budget_bytes;         /* counted in gw->memory_bytes */
     struct rr_chunks chunks;
     struct meta meta;             /* of the request */

@@ -18,8 +18,7 @@
 #define ACCEPTS 64 /* per turn */
 #define SCAN_NS 1000000000u
 #define POLL_NS 20000u /* about what it takes to wake a thread on an idle virtual CPU */
-#define NAP_NS 60000u  /* polling could have spared a sleep that short: the client was woken, too \
-                        */
+#define NAP_NS 60000u  /* a sleep that short, the client's included, is better polled away */
 #define LUCK 256u
 
 int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err)

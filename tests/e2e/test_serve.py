@@ -274,6 +274,27 @@ def test_expect_continue(serve, flow):
         assert r.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in r
 
 
+def test_window_of_a_large_body_stays_small(serve, flow):
+    """What a client nearby has on its way fits into caches. The kernel lifts the window now and
+    then: it counts where it is mostly."""
+    snd_wnd, size = 228, 32 * MIB  # offset in struct tcp_info
+
+    def window():
+        with s.connect() as c:
+            c.sendall(b"POST /status/200 HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+            seen = []
+            for _ in range(size // MIB):
+                c.sendall(bytes(MIB))
+                info = c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                seen.append(struct.unpack_from("I", info, snd_wnd)[0])
+            assert c.recv(100).startswith(b"HTTP/1.1 200 ")
+            return sorted(seen)[len(seen) // 2]
+
+    with serve(flow()) as s:
+        windows = [window() for _ in range(5)]
+        assert sum(w <= 2 * MIB for w in windows) >= 4, windows
+
+
 # --- hostile ----------------------------------------------------------------------------------
 
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
