@@ -646,6 +646,9 @@ static enum step advance_write(struct conn *c)
 {
     uint64_t all = c->head_len + c->out_len;
 
+    /* One that was not handled: whoever reads so may send it again at once, over any connection. */
+    rr_event_end(c->loop->gw->events, c->event, false);
+    c->event = 0;
     while (c->out_at < all) {
         struct iovec iov[2];
         size_t parts = 0;
