@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One connection: a request at a time, whatever the client sends ahead. */
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,6 +20,8 @@
 #define GRACE_NS 5000000000u /* before the rate of a body or reply is looked at */
 #define FIRST_CHUNKS 16384u  /* room for a body of unknown length */
 #define FRAMING_BYTES 64u    /* read at a time between chunks: what follows is copied */
+#define NEAR_US 200u         /* so near is a peer on this machine, or in the next rack */
+#define NEAR_WINDOW (2 * RR_MIB)
 
 enum step { STEP_WAIT, STEP_ON, STEP_RUN, STEP_FREED };
 
@@ -261,6 +266,39 @@ static enum step overloaded(struct conn *c, const char *what)
     return STEP_ON;
 }
 
+/* Is the peer near? Where nothing tells, it is not. */
+static bool is_near(const struct conn *c)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof(info);
+
+    return c->tcp && getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
+           len >= offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) &&
+           info.tcpi_min_rtt < NEAR_US;
+}
+
+/*
+ * Left alone, the kernel's receive window grows to 32 MiB, and a large body is written to memory by
+ * its sender and read from there by us. What is on its way within 2 MiB stays in the caches: half
+ * again as fast, from a peer on this machine. Over NEAR_US that much is still 80 Gbit/s. Set again
+ * and again, since the kernel lifts it whenever it makes the buffer larger.
+ */
+static void keep_window(struct conn *c)
+{
+    int window = NEAR_WINDOW;
+
+    if (c->body_len < c->next_window)
+        return;
+    if (!c->near && !is_near(c)) {
+        c->next_window = UINT64_MAX;
+        return;
+    }
+    c->near = true;
+    c->next_window = c->body_len + NEAR_WINDOW / 2;
+    /* no more than a hint */
+    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_WINDOW_CLAMP, &window, sizeof(window));
+}
+
 /* The body's length and room, or a refusal. */
 static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
 {
@@ -290,6 +328,7 @@ static enum step begin_body(struct conn *c, const struct rr_http_request *rq)
             sizeof(go_on) - 1)
             return freed(c);
     }
+    c->next_window = rq->chunked ? NEAR_WINDOW : rq->length > NEAR_WINDOW ? 0 : UINT64_MAX;
     enter_at(c, CONN_BODY, c->begin_ns);
     return STEP_ON;
 }
@@ -490,6 +529,7 @@ static ssize_t receive_payload(struct conn *c, uint8_t *to, uint64_t wanted)
 
         c->body_len += ours;
         c->in_len += (size_t)n - ours;
+        keep_window(c);
     }
     return n;
 }
@@ -642,6 +682,9 @@ static enum step advance_write(struct conn *c)
 {
     uint64_t all = c->head_len + c->out_len;
 
+    /* One that was not handled: whoever reads so may send it again at once, over any connection. */
+    rr_event_end(c->loop->gw->events, c->event, false);
+    c->event = 0;
     while (c->out_at < all) {
         struct iovec iov[2];
         size_t parts = 0;

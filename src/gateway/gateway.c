@@ -85,9 +85,11 @@ static void raise_files(void)
 
 static int init(struct gateway *gw, struct rr_error *err)
 {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int r = open_log(gw, err);
 
     gw->n_loops = gw->o.threads;
+    gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
     /* Each loop can lose its thread to a long run, and then needs another. */
     gw->n_threads = 2 * gw->n_loops + gw->o.concurrency;
     gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));

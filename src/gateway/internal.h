@@ -182,6 +182,7 @@ struct loop {
     enum kind wake_kind;
     struct thread *runner;
     struct loop *next_orphan;
+    unsigned int luck;          /* of 256: how often polling would have been better than sleeping */
     struct listener *listeners; /* owned */
     size_t n_listeners;
     bool listening;
@@ -230,6 +231,8 @@ struct gateway {
     atomic_bool draining, stop;
     atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
+    atomic_uint n_polling;
+    unsigned int max_polling;
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */
@@ -264,6 +267,7 @@ struct conn {
     bool keep, no_body; /* of the request: keep the connection; a reply without a body */
     bool old;           /* HTTP/1.0 */
     bool gone;          /* to be freed when its job is done */
+    bool near;          /* it was seen that the peer is */
     char *in;           /* owned: what was received and not used, [in_at, in_len) */
     size_t in_at, in_len, seen;
     struct app *app; /* owned reference to its generation */
@@ -271,6 +275,7 @@ struct conn {
     struct ask *ask;               /* owned: about asynchronous messages */
     struct message *body;          /* owned: being received */
     uint64_t body_len, body_known; /* UINT64_MAX: chunked */
+    uint64_t next_window;          /* body_len at which the window is set; UINT64_MAX: it is not */
     uint64_t budget_bytes;         /* counted in gw->memory_bytes */
     struct rr_chunks chunks;
     struct meta meta;             /* of the request */

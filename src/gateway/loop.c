@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,6 +17,9 @@
 
 #define ACCEPTS 64 /* per turn */
 #define SCAN_NS 1000000000u
+#define POLL_NS 20000u /* about what it takes to wake a thread on an idle virtual CPU */
+#define NAP_NS 60000u  /* a sleep that short, the client's included, is better polled away */
+#define LUCK 256u
 
 int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err)
 {
@@ -275,6 +279,42 @@ static void scan_if_due(struct loop *loop)
         scan(loop, now);
 }
 
+/* For as long as waking up would take; who wants this CPU has it. */
+static int poll_events(struct loop *loop, uint64_t until)
+{
+    int n;
+
+    do {
+        n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+        if (n == 0)
+            sched_yield();
+    } while (n == 0 && rr_now_ns() < until);
+    return n;
+}
+
+/* A client that asks again as soon as it is answered would be held up by our sleep. */
+static int sleep_or_poll(struct loop *loop, int timeout)
+{
+    struct gateway *gw = loop->gw;
+    uint64_t since = rr_now_ns(), short_ns = NAP_NS;
+    int n = 0;
+
+    if (loop->luck > LUCK / 2) {
+        if (atomic_fetch_add(&gw->n_polling, 1) < gw->max_polling) {
+            short_ns = POLL_NS;
+            n = poll_events(loop, since + POLL_NS);
+        }
+        atomic_fetch_sub(&gw->n_polling, 1);
+    }
+    if (n == 0)
+        n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, timeout);
+    if (n > 0 && rr_now_ns() - since <= short_ns)
+        loop->luck += (LUCK - loop->luck) / 8;
+    else
+        loop->luck -= loop->luck / 8;
+    return n;
+}
+
 static void wait_for_events(struct loop *loop)
 {
     int timeout;
@@ -287,7 +327,8 @@ static void wait_for_events(struct loop *loop)
     if (timeout)
         rr_log_flush(loop);
     loop->next_event = 0;
-    loop->n_events = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, timeout);
+    loop->n_events = timeout ? sleep_or_poll(loop, timeout)
+                             : epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
     if (loop->n_events < 0)
         loop->n_events = 0;
     atomic_fetch_add(&loop->n_turns, 1); /* seen by the watch before it looks away, or: */

@@ -274,6 +274,29 @@ def test_expect_continue(serve, flow):
         assert r.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in r
 
 
+def test_window_of_a_large_body_stays_small(serve, flow):
+    """What a client nearby has on its way fits into caches. The kernel lifts the window now and
+    then: it counts where it is mostly."""
+    snd_wnd, size = 228, 32 * MIB  # offset in struct tcp_info
+
+    def window():
+        with s.connect() as c:
+            c.sendall(
+                b"POST /status/200 HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size
+            )
+            seen = []
+            for _ in range(size // MIB):
+                c.sendall(bytes(MIB))
+                info = c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                seen.append(struct.unpack_from("I", info, snd_wnd)[0])
+            assert c.recv(100).startswith(b"HTTP/1.1 200 ")
+            return sorted(seen)[len(seen) // 2]
+
+    with serve(flow()) as s:
+        windows = [window() for _ in range(5)]
+        assert sum(w <= 2 * MIB for w in windows) >= 4, windows
+
+
 # --- hostile ----------------------------------------------------------------------------------
 
 CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -624,6 +647,24 @@ def test_duplicates(serve, flow):
         assert s.ask("/echo", b"x", headers=EVENT).status == 200
     with serve(flow()) as s:
         assert [s.ask("/echo", b"x", headers=EVENT).status for _ in range(2)] == [200, 200]
+
+
+def test_an_event_that_failed_may_come_again_at_once(serve, flow):
+    """Over another connection, which another thread may have."""
+    with serve(flow(), "--duplicates", "60s") as s:
+        clients = [http.client.HTTPConnection("127.0.0.1", s.port) for _ in range(8)]
+
+        def ask(n, path):
+            c = clients[n % len(clients)]
+            c.request("POST", path, b"x", {**EVENT, "ce-id": str(n // 3)})
+            r = c.getresponse()
+            r.read()
+            return r.status
+
+        for n in range(0, 1200, 3):
+            assert (ask(n, "/status/503"), ask(n + 1, "/echo")) == (503, 200), n
+        for c in clients:
+            c.close()
 
 
 # --- life -------------------------------------------------------------------------------------
