@@ -231,7 +231,8 @@ static void send_message(struct fuzz *f, uint32_t v)
     size_t n = rr_wire_data_bytes(&p);
     uint64_t word;
 
-    rr_wire_put_data(bytes, n, &p, bulk || acked ? (uint64_t)(v >> 8 & 3) << 16 | (v >> 10 & 7) : 0);
+    rr_wire_put_data(bytes, n, &p,
+                     bulk || acked ? (uint64_t)(v >> 8 & 3) << 16 | (v >> 10 & 7) : 0);
     if (v >> 13 & 1) {
         take(f, &word, 1 + (v >> 14 & 7));
         memcpy(bytes + (v >> 17) % (n - 8), &word, sizeof(word));
