@@ -43,7 +43,7 @@ struct rr_engine {
     atomic_uint_fast64_t alarm_ns; /* when the epoch is raised next; NEVER */
     uint64_t sleeping_until_ns;    /* under the lock */
     atomic_bool cancelled, stop;
-    bool inherit_stdio;
+    bool inherit_stdio, precompiled;
 };
 
 struct rr_module {
@@ -669,6 +669,7 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     engine->engine = wasm_engine_new_with_config(make_config(engine));
     rr_linear_catch_strays();
     engine->inherit_stdio = options->inherit_stdio;
+    engine->precompiled = options->precompiled;
     engine->linker = wasmtime_linker_new(engine->engine);
     engine->wasi = wasmtime_linker_new(engine->engine);
     if (!options->no_cache) {
@@ -767,11 +768,16 @@ static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr
     return 0;
 }
 
+static bool is_compiled(const uint8_t *data, size_t len)
+{
+    return len >= 4 && memcmp(data, "\177ELF", 4) == 0;
+}
+
 static int check_wasm(const char *path, const uint8_t *data, size_t len, struct rr_error *err)
 {
     static const char hint[] = "build a core module for wasm32-wasi; see docs/guest-abi.md";
 
-    if (len >= 4 && memcmp(data, "\177ELF", 4) == 0)
+    if (is_compiled(data, len))
         return rr_error_set(err, RR_E_INVALID, "give the .wasm file it was made from",
                             "%s is compiled code, which is not taken from others", path);
     if (len < 8 || memcmp(data, "\0asm", 4) != 0)
@@ -873,16 +879,45 @@ int rr_module_load(struct rr_engine *engine, const char *path, struct rr_module 
     return rr_module_load_image(engine, path, -1, ret, err);
 }
 
+/* The engine checks that it is one of its own making; not, that nobody has changed it. */
+static int take_compiled(struct rr_module *m, const uint8_t *data, size_t len, struct rr_error *err)
+{
+    wasmtime_error_t *e = wasmtime_module_deserialize(m->engine->engine, data, len, &m->module);
+
+    return e ? take_error(e, err, RR_E_INVALID,
+                          "make it with `roadrunner compile -o` of this version, for this CPU",
+                          "its compiled code does not fit: ")
+             : 0;
+}
+
+int rr_module_save(const struct rr_module *module, const char *path, struct rr_error *err)
+{
+    __attribute__((cleanup(rr_close_cleanup))) int fd = -1;
+    wasm_byte_vec_t bytes;
+    wasmtime_error_t *e = wasmtime_module_serialize(module->module, &bytes);
+    int r;
+
+    if (e)
+        return take_error(e, err, RR_E_SYSTEM, "", "the module cannot be stored: ");
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    r = fd < 0 ? -errno : rr_write_all(fd, bytes.data, bytes.size);
+    wasm_byte_vec_delete(&bytes);
+    return r < 0 ? rr_error_set(err, RR_E_OUTPUT, "check the folder, and room on its disk",
+                                "cannot write %s: %s", path, strerror(-r))
+                 : 0;
+}
+
 int rr_module_load_image(struct rr_engine *engine, const char *path, int image_fd,
                          struct rr_module **ret, struct rr_error *err)
 {
     __attribute__((cleanup(rr_free_cleanup))) uint8_t *data = NULL;
     size_t len = 0;
     int r = read_file(path, &data, &len, err);
+    bool compiled = r == 0 && engine->precompiled && is_compiled(data, len);
     struct rr_module *m;
     wasmtime_error_t *e;
 
-    if (r == 0)
+    if (r == 0 && !compiled)
         r = check_wasm(path, data, len, err);
     if (r)
         return r;
@@ -892,7 +927,8 @@ int rr_module_load_image(struct rr_engine *engine, const char *path, int image_f
         return rr_error_no_memory(err);
     }
     m->engine = engine;
-    r = from_cache_or_compile(m, data, len, image_fd, err);
+    r = compiled ? take_compiled(m, data, len, err)
+                 : from_cache_or_compile(m, data, len, image_fd, err);
     if (r == 0) {
         e = wasmtime_linker_instantiate_pre(engine->linker, m->module, &m->pre);
         if (e)

@@ -41,7 +41,8 @@ struct rr_host_func {
 };
 
 struct rr_engine_options {
-    bool no_cache; /* compile always, store nothing */
+    bool no_cache;    /* compile always, store nothing */
+    bool precompiled; /* take what rr_module_save() wrote, whoever gives it: it is native code */
     bool wasm_stack_check;
     bool inherit_stdio; /* guests have this process's own streams: no @output, no set_stdin() */
 };
@@ -92,6 +93,8 @@ int rr_module_load_image(struct rr_engine *engine, const char *path, int image_f
 int rr_module_prepare(const char *path,
                       int (*define)(struct rr_engine *engine, struct rr_error *err),
                       char **ret_path, struct rr_error *err);
+/* Write the compiled image to a new file at @path. 0 or RR_E_OUTPUT. */
+int rr_module_save(const struct rr_module *module, const char *path, struct rr_error *err);
 void rr_module_free(struct rr_module *module);
 enum rr_cached rr_module_cached(const struct rr_module *module);
 /* Does it export function @name with @type ("i>I", or NULL for any)? */

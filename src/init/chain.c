@@ -308,6 +308,7 @@ int rr_init_chain(const struct rr_init_options *o, const char *path)
     struct rr_worker_options options = {.kind = o->function ? "function" : "entry",
                                         .log_here = true,
                                         .no_cache = true,
+                                        .precompiled = o->precompiled,
                                         .arena.watch_pressure = true};
     struct rr_workflow *wf = NULL;
     struct rr_worker *w = NULL;

@@ -181,7 +181,8 @@ static int run_module(struct rr_module *m, const char *path, char **argv)
 
 int rr_init_container(const struct rr_init_options *o)
 {
-    struct rr_engine_options eo = {.no_cache = true, .inherit_stdio = true};
+    struct rr_engine_options eo = {
+        .no_cache = true, .inherit_stdio = true, .precompiled = o->precompiled};
     struct rr_engine *engine = NULL;
     struct rr_module *m = NULL;
     struct rr_error err = {0};

@@ -29,6 +29,7 @@ struct rr_init_options {
     size_t n_modules;
     int patience_s; /* 0: the usual */
     bool plain, trace, again;
+    bool precompiled; /* the operator allows compiled code from images */
 };
 
 /* Exit statuses of shells and containers, which orchestrators know. */

@@ -56,14 +56,21 @@ static bool take_module(struct rr_init_options *o, char *text)
 /* argv[0] is the mode. */
 static int run(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"image-fd", required_argument, NULL, 'i'},  {"second-fd", required_argument, NULL, 'j'},
-        {"domain-fd", required_argument, NULL, 'd'}, {"module-fd", required_argument, NULL, 'm'},
-        {"function", required_argument, NULL, 'f'},  {"next", required_argument, NULL, 'n'},
-        {"listen", required_argument, NULL, 'l'},    {"workflow", required_argument, NULL, 'w'},
-        {"second", required_argument, NULL, 's'},    {"patience", required_argument, NULL, 'q'},
-        {"plain", no_argument, NULL, 'p'},           {"trace", no_argument, NULL, 't'},
-        {"again", no_argument, NULL, 'a'},           {0}};
+    static const struct option options[] = {{"image-fd", required_argument, NULL, 'i'},
+                                            {"second-fd", required_argument, NULL, 'j'},
+                                            {"domain-fd", required_argument, NULL, 'd'},
+                                            {"module-fd", required_argument, NULL, 'm'},
+                                            {"function", required_argument, NULL, 'f'},
+                                            {"next", required_argument, NULL, 'n'},
+                                            {"listen", required_argument, NULL, 'l'},
+                                            {"workflow", required_argument, NULL, 'w'},
+                                            {"second", required_argument, NULL, 's'},
+                                            {"patience", required_argument, NULL, 'q'},
+                                            {"plain", no_argument, NULL, 'p'},
+                                            {"precompiled", no_argument, NULL, 'c'},
+                                            {"trace", no_argument, NULL, 't'},
+                                            {"again", no_argument, NULL, 'a'},
+                                            {0}};
     struct rr_init_options o = {.image_fd = -1, .second_fd = -1, .domain_fd = -1};
     bool good = true;
     int c;
@@ -75,6 +82,8 @@ static int run(int argc, char **argv)
 
         if (c == 'p')
             o.plain = true;
+        else if (c == 'c')
+            o.precompiled = true;
         else if (c == 't')
             o.trace = true;
         else if (c == 'a')

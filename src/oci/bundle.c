@@ -355,12 +355,28 @@ static void append(struct json_object *list, const char *text)
     json_object_array_add(list, json_object_new_string(text));
 }
 
+/* It is the operator's to say: who starts us, not who made the image. */
+static int read_precompiled(bool *ret, struct rr_error *err)
+{
+    const char *value = getenv("ROADRUNNER_PRECOMPILED");
+
+    *ret = value && strcmp(value, "allow") == 0;
+    if (*ret || !value || !*value || strcmp(value, "refuse") == 0)
+        return 0;
+    return rr_error_set(err, RR_E_USAGE, "set it to allow or refuse, or not at all",
+                        "ROADRUNNER_PRECOMPILED is '%.40s'", value);
+}
+
 int rr_process_rewrite(struct json_object *process, const char *mode, int worker_fd, int image_fd,
                        struct rr_error *err)
 {
     struct json_object *args = NULL, *list;
+    bool precompiled;
     char text[64];
+    int r = read_precompiled(&precompiled, err);
 
+    if (r)
+        return r;
     json_object_object_get_ex(process, "args", &args);
     if (!json_object_is_type(args, json_type_array) || json_object_array_length(args) == 0 ||
         check_strings(args, "process.args", NULL))
@@ -375,6 +391,8 @@ int rr_process_rewrite(struct json_object *process, const char *mode, int worker
             snprintf(text, sizeof(text), "%d", image_fd);
             append(list, text);
         }
+        if (precompiled)
+            append(list, "--precompiled");
         append(list, "--");
         for (size_t i = 0; i < json_object_array_length(args); i++)
             append(list, json_object_get_string(json_object_array_get_idx(args, i)));

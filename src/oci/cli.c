@@ -34,6 +34,7 @@ static const char help[] =
     "  ROADRUNNER_WORKER     roadrunner-worker, if it does not lie beside this command\n"
     "  ROADRUNNER_CACHE_DIR  folder of compiled modules (/var/cache/roadrunner)\n"
     "  ROADRUNNER_STATE      folder of trust domains (/run/roadrunner)\n"
+    "  ROADRUNNER_PRECOMPILED  allow: compiled modules (.cwasm) of images, which are native code\n"
     "  ROADRUNNER_CONTAINERD set by our shim: containerd's namespace\n";
 
 static const struct {

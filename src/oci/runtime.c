@@ -278,8 +278,11 @@ int rr_worker_image(int module_fd)
 {
     char worker[PATH_MAX], entry[PATH_MAX];
     struct rr_error err;
+    char magic[4];
     int fd;
 
+    if (pread(module_fd, magic, 4, 0) == 4 && memcmp(magic, "\177ELF", 4) == 0)
+        return -1;        /* compiled already */
     if (rr_oci_is_node()) /* a daemon has no home */
         setenv("ROADRUNNER_CACHE_DIR", NODE_CACHE, 0);
     fd = rr_cache_open(module_fd, MAX_MODULE, RR_ENGINE_VERSION);

@@ -224,7 +224,8 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
 static int make_common(struct rr_worker *w, const struct rr_worker_options *options,
                        struct rr_error *err)
 {
-    struct rr_engine_options engine = {.no_cache = options->no_cache};
+    struct rr_engine_options engine = {.no_cache = options->no_cache,
+                                       .precompiled = options->precompiled};
     struct rr_arena_options arena = options->arena;
     int r;
 

@@ -77,7 +77,7 @@ struct rr_observer {
 };
 
 struct rr_worker_options {
-    bool no_cache;
+    bool no_cache, precompiled; /* see rr_engine_options */
     /* Another worker of the same workflow, which outlives this one: its arena, engine and modules
      * are used. Each of the two may run on a thread of its own, but not if functions are isolated.
      */

@@ -285,6 +285,29 @@ def test_a_module_that_does_not_run_says_why(oci, tmp_path, module, status, text
     assert text in done.stderr.decode()
 
 
+def test_precompiled_code_is_the_operators_to_allow(oci, rr, tmp_path):
+    """An image's .cwasm is native code: refused, unless who runs the node says otherwise."""
+    bundle = make_bundle(tmp_path, ["/upper.cwasm"], ["stdio_upper"])
+    code = bundle / "rootfs/upper.cwasm"
+    done = rr("compile", guest("stdio_upper"), "-o", code)
+    assert done.status == 0 and code.read_bytes()[:4] == b"\x7fELF", done
+
+    def run():
+        return oci("run", "-b", bundle, "c1", ok=False, stdin=b"hello")
+
+    refused = run()
+    assert refused.returncode == 126 and b"compiled code" in refused.stderr, refused
+    oci.env["ROADRUNNER_PRECOMPILED"] = "allow"
+    done = run()
+    assert (done.returncode, done.stdout) == (0, b"HELLO"), done
+    code.write_bytes(b"\x7fELF" + bytes(60))
+    done = run()
+    assert done.returncode == 126 and b"does not fit" in done.stderr, done
+    oci.env["ROADRUNNER_PRECOMPILED"] = "yes"
+    done = run()
+    assert done.returncode != 0 and b"set it to allow or refuse" in done.stderr, done
+
+
 @pytest.mark.parametrize(
     "change, text",
     [
