@@ -6,7 +6,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
 #include <string.h>
@@ -16,9 +15,8 @@
 #include "channel/netio.h"
 
 #define CIPHER_FULL (128u << 10) /* bytes gathered before they are written */
-#define AHEAD (32u << 10)        /* bytes of small messages that are read at once */
-#define RECORD_HEADER 5
-#define THROUGH (8u << 10) /* a record of a large payload */
+#define AHEAD_MAIN (32u << 10)   /* bytes read at once */
+#define AHEAD (128u << 10)
 
 static const char *ssl_text(char *text, size_t size)
 {
@@ -34,84 +32,62 @@ static const char *ssl_text(char *text, size_t size)
 
 /* --- bytes of OpenSSL ------------------------------------------------------------------------ */
 
-/* Large payloads are not gathered: that would copy them once more. */
-static ssize_t write_through(struct conn *c, const void *data, size_t len)
-{
-    ssize_t n;
-
-    do
-        n = send(c->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE);
-    while (n < 0 && errno == EINTR);
-    c->net->stats.writes++;
-    if (n < 0)
-        return errno == EAGAIN ? 0 : -errno;
-    c->net->stats.out_bytes += (uint64_t)n;
-    c->tx_bytes += (uint64_t)n;
-    c->corked = true;
-    return n;
-}
-
 static int bio_write(BIO *bio, const char *data, int len)
 {
     struct conn *c = BIO_get_data(bio);
-    ssize_t n = 0;
 
     BIO_clear_retry_flags(bio);
-    if (len > (int)THROUGH && c->extra && !bytes_len(&c->cipher))
-        n = write_through(c, data, (size_t)len);
-    if (len <= 0 || n < 0 || !bytes_add(&c->cipher, data + n, (size_t)(len - n)))
+    if (len <= 0 || !bytes_add(&c->cipher, data, (size_t)len))
         return -1;
     return len;
 }
 
-/* @len bytes to @data, and what has come behind them to c->ahead. */
-static ssize_t read_ahead(struct conn *c, void *data, size_t len)
+static ssize_t read_ahead(struct conn *c, size_t len)
 {
-    size_t more = c->extra ? RECORD_HEADER : AHEAD;
-    struct iovec v[2] = {{data, len}, {NULL, more}};
-    struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
     ssize_t n;
 
     c->ahead.start = c->ahead.end = 0;
-    if (!bytes_room(&c->ahead, more)) {
+    if (!bytes_room(&c->ahead, len)) {
         errno = ENOMEM;
         return -1;
     }
-    v[1].iov_base = c->ahead.data;
     do
-        n = recvmsg(c->fd, &m, MSG_DONTWAIT);
+        n = recv(c->fd, c->ahead.data, len, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
     c->net->stats.reads++;
-    if (n > 0)
+    if (n > 0) {
+        c->ahead.end = (size_t)n;
         c->net->stats.in_bytes += (uint64_t)n;
-    if (n <= (ssize_t)len)
-        return n;
-    c->ahead.end = (size_t)n - len;
-    return (ssize_t)len;
+    } else if (!c->extra) {
+        int error = errno;
+
+        bytes_free(&c->ahead);
+        errno = error;
+    }
+    return n;
 }
 
 static int bio_read(BIO *bio, char *data, int len)
 {
     struct conn *c = BIO_get_data(bio);
-    int error;
-    ssize_t n;
+    size_t n;
 
     BIO_clear_retry_flags(bio);
     if (len <= 0)
         return 0;
-    if (bytes_len(&c->ahead)) {
-        n = (ssize_t)rr_min((uint64_t)len, bytes_len(&c->ahead));
-        memcpy(data, c->ahead.data + c->ahead.start, (size_t)n);
-        c->ahead.start += (size_t)n;
-    } else {
-        n = read_ahead(c, data, (size_t)len);
-        if (n < 0 && errno == EAGAIN)
+    if (!bytes_len(&c->ahead)) {
+        ssize_t got = read_ahead(c, c->extra ? AHEAD : AHEAD_MAIN);
+
+        if (got < 0 && errno == EAGAIN)
             BIO_set_retry_read(bio);
+        if (got <= 0)
+            return (int)got;
     }
-    error = errno;
+    n = rr_min((uint64_t)len, bytes_len(&c->ahead));
+    memcpy(data, c->ahead.data + c->ahead.start, n);
+    c->ahead.start += n;
     if (!bytes_len(&c->ahead) && !c->extra) /* it may be quiet for long */
         bytes_free(&c->ahead);
-    errno = error;
     return (int)n;
 }
 
@@ -397,8 +373,6 @@ ssize_t tls_read(struct conn *c, uint8_t *to, size_t len)
 
 int tls_flush(struct conn *c)
 {
-    static const int one = 1;
-
     while (bytes_len(&c->cipher)) {
         ssize_t n = send(c->fd, c->cipher.data + c->cipher.start, bytes_len(&c->cipher),
                          MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -413,9 +387,6 @@ int tls_flush(struct conn *c)
         c->tx_bytes += (uint64_t)n;
     }
     c->cipher.start = c->cipher.end = 0;
-    if (c->corked) /* sends what waits for more */
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    c->corked = false;
     return 0;
 }
 

@@ -83,7 +83,6 @@ struct conn {
     /* TLS */
     SSL *ssl;
     bool ktls;
-    bool corked;                /* the kernel waits for more to send */
     bool tls_more;              /* decrypted or undecrypted bytes lie here: epoll does not know */
     struct bytes cipher, ahead; /* to be written; read, and not yet decrypted */
     /* liveness */
