@@ -37,7 +37,7 @@ _roadrunner() {
         serve) mapfile -t COMPREPLY < <(compgen -W "$serve --help" -- "$cur") ;;
         check | inspect) mapfile -t COMPREPLY < <(compgen -W "--json --help" -- "$cur") ;;
         explain) mapfile -t COMPREPLY < <(compgen -W "--json --svg --help" -- "$cur") ;;
-        compile) mapfile -t COMPREPLY < <(compgen -W "-q --quiet --help" -- "$cur") ;;
+        compile) mapfile -t COMPREPLY < <(compgen -W "-q --quiet -o --output --help" -- "$cur") ;;
         ps) mapfile -t COMPREPLY < <(compgen -W "--json --interval --help" -- "$cur") ;;
         bench) mapfile -t COMPREPLY < <(compgen -W "--sizes --repeat --json --help" -- "$cur") ;;
         esac

@@ -15,6 +15,7 @@ complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -f -a help
 complete -c roadrunner -n "not __fish_seen_subcommand_from $commands" -l version -d "versions"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -s i -l input -r -d "the input"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -s o -l output -r -d "the result"
+complete -c roadrunner -n "__fish_seen_subcommand_from compile" -s o -l output -r -d "the compiled module"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -l repeat -x -d "run N times"
 complete -c roadrunner -n "__fish_seen_subcommand_from run" -l trace -r -d "write a trace"
 complete -c roadrunner -n "__fish_seen_subcommand_from run serve" -l no-cache -d "compile anew"
