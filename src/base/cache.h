@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #define RR_DIGEST_BYTES 32
+#define RR_MAX_MODULE (256u << 20) /* bytes; a larger module is not compiled */
 
 /* SHA-256 of up to two pieces (@b may be NULL). */
 void rr_digest(const void *a, size_t a_len, const void *b, size_t b_len,

@@ -143,7 +143,6 @@ void conn_close(struct conn *c)
     SSL_free(c->ssl);
     c->ssl = NULL;
     bytes_free(&c->cipher);
-    bytes_free(&c->ahead);
     bytes_free(&c->out);
     bytes_free(&c->between);
     c->queue = c->queue_last = NULL;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TLS 1.3, both sides with a certificate. Where the kernel can encrypt (kTLS), OpenSSL works on the
- * socket itself. Else records are gathered in buffers of ours, so that one system call carries
- * many: OpenSSL's own read-ahead moves all that is in its buffer for each record that it takes out.
+ * socket itself. Else its records are gathered in a buffer, so that one system call carries many.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -15,8 +14,8 @@
 #include "channel/netio.h"
 
 #define CIPHER_FULL (128u << 10) /* bytes gathered before they are written */
-#define AHEAD_MAIN (32u << 10)   /* bytes read at once */
-#define AHEAD (128u << 10)
+#define READ_AHEAD_MAIN (32u << 10)
+#define READ_AHEAD (256u << 10)
 
 static const char *ssl_text(char *text, size_t size)
 {
@@ -42,52 +41,22 @@ static int bio_write(BIO *bio, const char *data, int len)
     return len;
 }
 
-static ssize_t read_ahead(struct conn *c, size_t len)
-{
-    ssize_t n;
-
-    c->ahead.start = c->ahead.end = 0;
-    if (!bytes_room(&c->ahead, len)) {
-        errno = ENOMEM;
-        return -1;
-    }
-    do
-        n = recv(c->fd, c->ahead.data, len, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
-    c->net->stats.reads++;
-    if (n > 0) {
-        c->ahead.end = (size_t)n;
-        c->net->stats.in_bytes += (uint64_t)n;
-    } else if (!c->extra) {
-        int error = errno;
-
-        bytes_free(&c->ahead);
-        errno = error;
-    }
-    return n;
-}
-
 static int bio_read(BIO *bio, char *data, int len)
 {
     struct conn *c = BIO_get_data(bio);
-    size_t n;
+    ssize_t n;
 
     BIO_clear_retry_flags(bio);
     if (len <= 0)
         return 0;
-    if (!bytes_len(&c->ahead)) {
-        ssize_t got = read_ahead(c, c->extra ? AHEAD : AHEAD_MAIN);
-
-        if (got < 0 && errno == EAGAIN)
-            BIO_set_retry_read(bio);
-        if (got <= 0)
-            return (int)got;
-    }
-    n = rr_min((uint64_t)len, bytes_len(&c->ahead));
-    memcpy(data, c->ahead.data + c->ahead.start, n);
-    c->ahead.start += n;
-    if (!bytes_len(&c->ahead) && !c->extra) /* it may be quiet for long */
-        bytes_free(&c->ahead);
+    do
+        n = recv(c->fd, data, (size_t)len, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    c->net->stats.reads++;
+    if (n < 0 && errno == EAGAIN)
+        BIO_set_retry_read(bio);
+    if (n > 0)
+        c->net->stats.in_bytes += (uint64_t)n;
     return (int)n;
 }
 
@@ -169,8 +138,12 @@ static int load_one(const struct rr_net_tls *tls, const SSL_METHOD *method, SSL_
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET);
-    if (kernel_can())
+    if (kernel_can()) {
         SSL_CTX_set_options(ctx, SSL_OP_ENABLE_KTLS);
+    } else {
+        SSL_CTX_set_read_ahead(ctx, 1);
+        SSL_CTX_set_default_read_buffer_len(ctx, READ_AHEAD_MAIN);
+    }
     if (SSL_CTX_use_certificate_chain_file(ctx, tls->cert_file) != 1)
         r = load_failed(err, tls->cert_file, "certificate");
     else if (SSL_CTX_use_PrivateKey_file(ctx, tls->key_file, SSL_FILETYPE_PEM) != 1 ||
@@ -258,7 +231,7 @@ int tls_handshake(struct conn *c, char *text, size_t size)
         snprintf(text, size, "the connection ended");
         return -1;
     }
-    c->tls_more = r == 1; /* what came behind the handshake may have been read already */
+    c->tls_more = r == 1; /* what came behind the handshake may lie in OpenSSL already */
     if (r == 1)
         c->net->stats.kernel_tls = c->ktls && BIO_get_ktls_send(SSL_get_wbio(c->ssl));
     return r == 1;
@@ -266,8 +239,10 @@ int tls_handshake(struct conn *c, char *text, size_t size)
 
 void tls_expect_much(struct conn *c)
 {
-    if (!c->ktls)
-        SSL_clear_mode(c->ssl, SSL_MODE_RELEASE_BUFFERS);
+    if (c->ktls)
+        return;
+    SSL_clear_mode(c->ssl, SSL_MODE_RELEASE_BUFFERS);
+    SSL_set_default_read_buffer_len(c->ssl, READ_AHEAD);
 }
 
 /* --- identity -------------------------------------------------------------------------------- */
@@ -367,7 +342,7 @@ ssize_t tls_read(struct conn *c, uint8_t *to, size_t len)
         c->net->stats.reads++;
         c->net->stats.in_bytes += n;
     }
-    c->tls_more = bytes_len(&c->ahead) || SSL_has_pending(c->ssl) == 1;
+    c->tls_more = SSL_has_pending(c->ssl) == 1;
     return (ssize_t)n;
 }
 

@@ -83,8 +83,8 @@ struct conn {
     /* TLS */
     SSL *ssl;
     bool ktls;
-    bool tls_more;              /* decrypted or undecrypted bytes lie here: epoll does not know */
-    struct bytes cipher, ahead; /* to be written; read, and not yet decrypted */
+    bool tls_more; /* decrypted or undecrypted bytes lie in @ssl: epoll does not know */
+    struct bytes cipher;
     /* liveness */
     uint64_t since_ns, rx_ns, progress_ns, tx_bytes, tx_seen;
     bool pinged;

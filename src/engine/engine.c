@@ -20,7 +20,6 @@
 #include "base/util.h"
 #include "engine/linear.h"
 
-#define MAX_MODULE (256 * RR_MIB)
 #define MAX_EXPORTS 8
 #define NEVER UINT64_MAX
 #define START_LIMIT_NS 10000000000u /* a start function may not loop for ever */
@@ -750,9 +749,9 @@ static int read_file(const char *path, uint8_t **ret, size_t *ret_len, struct rr
                             "cannot read %s: %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return rr_error_set(err, RR_E_NOINPUT, "name a .wasm file", "%s is not a file", path);
-    if ((uint64_t)st.st_size > MAX_MODULE)
+    if ((uint64_t)st.st_size > RR_MAX_MODULE)
         return rr_error_set(err, RR_E_LIMIT, "strip the module", "%s has %s; at most %s", path,
-                            rr_bytes_text((uint64_t)st.st_size), rr_bytes_text(MAX_MODULE));
+                            rr_bytes_text((uint64_t)st.st_size), rr_bytes_text(RR_MAX_MODULE));
     data = malloc((size_t)st.st_size + 1);
     if (!data)
         return rr_error_no_memory(err);

@@ -23,7 +23,6 @@
 #include "oci/oci.h"
 
 #define MAX_WORKER (256 * RR_MIB)
-#define MAX_MODULE (256 * RR_MIB) /* as the engine has it */
 #define NODE_CACHE "/var/cache/roadrunner"
 
 extern char **environ;
@@ -285,7 +284,7 @@ int rr_worker_image(int module_fd)
         return -1;        /* compiled already */
     if (rr_oci_is_node()) /* a daemon has no home */
         setenv("ROADRUNNER_CACHE_DIR", NODE_CACHE, 0);
-    fd = rr_cache_open(module_fd, MAX_MODULE, RR_ENGINE_VERSION);
+    fd = rr_cache_open(module_fd, RR_MAX_MODULE, RR_ENGINE_VERSION);
     if (fd >= 0)
         return fd;
     if (worker_path(worker, sizeof(worker), &err) ||
