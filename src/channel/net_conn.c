@@ -25,6 +25,7 @@
 #define WRITE_BUDGET (4u << 20)
 #define KEEP_BYTES (64u << 10) /* a larger buffer is freed when it is empty */
 #define LOW_WATER (1 << 20)
+#define LOW_WATER_TLS (1 << 19) /* who decrypts had better begin early */
 #define TLS_PIECE (64u << 10)
 #define MAX_DROPS 64 /* reads of what a peer sent that is hung up on */
 
@@ -142,6 +143,8 @@ void conn_close(struct conn *c)
     c->fd = -1;
     SSL_free(c->ssl);
     c->ssl = NULL;
+    records_free(c->records);
+    c->records = NULL;
     bytes_free(&c->cipher);
     bytes_free(&c->out);
     bytes_free(&c->between);
@@ -234,8 +237,6 @@ void conn_greeted(struct conn *c)
     c->state = CONN_OPEN;
     c->rx_ns = c->progress_ns = c->net->now_ns;
     net_arm(c->net, c->net->now_ns + c->net->o.ping_ns);
-    if (c->ssl && c->extra)
-        tls_expect_much(c);
     if (c->unix_socket)
         return;
     setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
@@ -434,9 +435,9 @@ static bool read_main(struct conn *c)
 /* Wake us for much at once, as long as much is to come. */
 static void set_low_water(struct conn *c, bool on)
 {
-    int n = on ? LOW_WATER : 1;
+    int n = !on ? 1 : c->ssl ? LOW_WATER_TLS : LOW_WATER;
 
-    if (c->low_water == on || c->ssl || c->unix_socket)
+    if (c->low_water == on || c->ktls || c->unix_socket)
         return;
     c->low_water = on;
     setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof(n));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* TLS 1.3, both sides with a certificate. Where the kernel can encrypt (kTLS), OpenSSL works on the
- * socket itself. Else its records are gathered in a buffer, so that one system call carries many.
+ * socket itself. Else it makes the handshake, and net_record.c the records behind it, gathered in a
+ * buffer, so that one system call carries many.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -14,8 +15,6 @@
 #include "channel/netio.h"
 
 #define CIPHER_FULL (128u << 10) /* bytes gathered before they are written */
-#define READ_AHEAD_MAIN (32u << 10)
-#define READ_AHEAD (256u << 10)
 
 static const char *ssl_text(char *text, size_t size)
 {
@@ -49,15 +48,10 @@ static int bio_read(BIO *bio, char *data, int len)
     BIO_clear_retry_flags(bio);
     if (len <= 0)
         return 0;
-    do
-        n = recv(c->fd, data, (size_t)len, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
-    c->net->stats.reads++;
-    if (n < 0 && errno == EAGAIN)
+    n = records_read_raw(c, (uint8_t *)data, (size_t)len);
+    if (n == -EAGAIN)
         BIO_set_retry_read(bio);
-    if (n > 0)
-        c->net->stats.in_bytes += (uint64_t)n;
-    return (int)n;
+    return n > 0 ? (int)n : n == -EAGAIN ? -1 : 0;
 }
 
 static long bio_ctrl(BIO *bio, int what, long number, void *data)
@@ -105,6 +99,14 @@ static bool kernel_can(void)
     return false;
 }
 
+static void on_secret(const SSL *ssl, const char *line)
+{
+    struct records *t = SSL_get_app_data(ssl);
+
+    if (t)
+        records_on_secret(t, line);
+}
+
 /* --- certificates ---------------------------------------------------------------------------- */
 
 static int load_failed(struct rr_error *err, const char *file, const char *what)
@@ -138,12 +140,10 @@ static int load_one(const struct rr_net_tls *tls, const SSL_METHOD *method, SSL_
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_num_tickets(ctx, 0);
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET);
-    if (kernel_can()) {
+    if (kernel_can())
         SSL_CTX_set_options(ctx, SSL_OP_ENABLE_KTLS);
-    } else {
-        SSL_CTX_set_read_ahead(ctx, 1);
-        SSL_CTX_set_default_read_buffer_len(ctx, READ_AHEAD_MAIN);
-    }
+    else
+        SSL_CTX_set_keylog_callback(ctx, on_secret);
     if (SSL_CTX_use_certificate_chain_file(ctx, tls->cert_file) != 1)
         r = load_failed(err, tls->cert_file, "certificate");
     else if (SSL_CTX_use_PrivateKey_file(ctx, tls->key_file, SSL_FILETYPE_PEM) != 1 ||
@@ -189,10 +189,15 @@ int tls_start(struct conn *c, const char *host)
     bio = !c->ssl ? NULL : kernel ? BIO_new_socket(c->fd, BIO_NOCLOSE) : BIO_new(bio_method());
     if (!bio)
         return -ENOMEM;
-    if (!kernel)
-        BIO_set_data(bio, c);
     c->ktls = kernel;
     SSL_set_bio(c->ssl, bio, bio);
+    if (!kernel) {
+        c->records = records_new();
+        if (!c->records)
+            return -ENOMEM;
+        BIO_set_data(bio, c);
+        SSL_set_app_data(c->ssl, c->records);
+    }
     if (c->accepted) {
         SSL_set_accept_state(c->ssl);
         return 0;
@@ -231,18 +236,19 @@ int tls_handshake(struct conn *c, char *text, size_t size)
         snprintf(text, size, "the connection ended");
         return -1;
     }
-    c->tls_more = r == 1; /* what came behind the handshake may lie in OpenSSL already */
-    if (r == 1)
-        c->net->stats.kernel_tls = c->ktls && BIO_get_ktls_send(SSL_get_wbio(c->ssl));
-    return r == 1;
-}
-
-void tls_expect_much(struct conn *c)
-{
-    if (c->ktls)
-        return;
-    SSL_clear_mode(c->ssl, SSL_MODE_RELEASE_BUFFERS);
-    SSL_set_default_read_buffer_len(c->ssl, READ_AHEAD);
+    if (r != 1)
+        return 0;
+    /* What came behind the handshake: records of it OpenSSL has not asked for. */
+    c->tls_more = c->ktls || records_pending(c->records);
+    c->net->stats.kernel_tls = c->ktls && BIO_get_ktls_send(SSL_get_wbio(c->ssl));
+    if (!c->ktls &&
+        (SSL_has_pending(c->ssl) ||
+         !records_begin(c->records, SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(c->ssl)),
+                        c->accepted))) {
+        snprintf(text, size, "no keys for %s", SSL_get_cipher(c->ssl));
+        return -1;
+    }
+    return 1;
 }
 
 /* --- identity -------------------------------------------------------------------------------- */
@@ -332,16 +338,16 @@ ssize_t tls_read(struct conn *c, uint8_t *to, size_t len)
     size_t n;
     int r;
 
+    if (!c->ktls)
+        return records_read(c, to, len);
     ERR_clear_error();
     r = SSL_read_ex(c->ssl, to, len, &n);
     if (r != 1) {
         c->tls_more = false;
         return outcome(c, r);
     }
-    if (c->ktls) {
-        c->net->stats.reads++;
-        c->net->stats.in_bytes += n;
-    }
+    c->net->stats.reads++;
+    c->net->stats.in_bytes += n;
     c->tls_more = SSL_has_pending(c->ssl) == 1;
     return (ssize_t)n;
 }
@@ -375,15 +381,15 @@ ssize_t tls_write(struct conn *c, const uint8_t *from, size_t len)
         if (r)
             return r;
     }
+    if (!c->ktls)
+        return records_write(c, from, len);
     ERR_clear_error();
     r = SSL_write_ex(c->ssl, from, len, &n);
     if (r != 1)
         return outcome(c, r);
-    if (c->ktls) {
-        c->net->stats.writes++;
-        c->net->stats.out_bytes += n;
-        c->tx_bytes += n;
-    }
+    c->net->stats.writes++;
+    c->net->stats.out_bytes += n;
+    c->tx_bytes += n;
     return (ssize_t)n;
 }
 

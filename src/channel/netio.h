@@ -8,6 +8,7 @@
  *   net_conn.c     one connection: bytes in and out, and which frame they belong to
  *   net_pace.c     how fast a large payload is sent
  *   net_tls.c      certificates, and TLS on a connection
+ *   net_record.c   TLS's records, where the kernel does not make them
  *   net_resolve.c  names to addresses, in a thread
  */
 #ifndef RR_CHANNEL_NETIO_H
@@ -83,8 +84,9 @@ struct conn {
     /* TLS */
     SSL *ssl;
     bool ktls;
-    bool tls_more; /* decrypted or undecrypted bytes lie in @ssl: epoll does not know */
-    struct bytes cipher;
+    struct records *records; /* NULL: of kTLS, or plain */
+    bool tls_more;           /* bytes to be read lie in @records, which epoll does not know */
+    struct bytes cipher;     /* encrypted, to be sent */
     /* liveness */
     uint64_t since_ns, rx_ns, progress_ns, tx_bytes, tx_seen;
     bool pinged;
@@ -371,8 +373,6 @@ void pace_look(struct conn *c);
 int tls_load(const struct rr_net_options *o, SSL_CTX **ret_server, SSL_CTX **ret_client,
              struct rr_error *err);
 int tls_start(struct conn *c, const char *host);
-/* Large payloads will come: a large buffer, and kept. */
-void tls_expect_much(struct conn *c);
 /* 1: done; 0: not yet; -1: failed, @text says why. */
 int tls_handshake(struct conn *c, char *text, size_t size);
 /* Bytes; -EAGAIN; -EPIPE. */
@@ -383,6 +383,21 @@ ssize_t tls_sendfile(struct conn *c, int fd, off_t offset, size_t len);
 int tls_flush(struct conn *c);
 int tls_identity(struct conn *c, struct rr_net_peer *peer);
 void tls_fingerprint(struct conn *c, uint8_t ret[32]);
+
+/* net_record.c */
+struct records *records_new(void);
+void records_free(struct records *t);
+/* A line as SSL_CTX_set_keylog_callback() gives it. */
+void records_on_secret(struct records *t, const char *line);
+/* The handshake is done. @suite: its number on the wire. false: there are no keys for it. */
+bool records_begin(struct records *t, uint16_t suite, bool server);
+/* What came, as it came. Bytes; -EAGAIN; -EPIPE. */
+ssize_t records_read_raw(struct conn *c, uint8_t *to, size_t len);
+bool records_pending(const struct records *t);
+/* Bytes; -EAGAIN; -EPIPE, and the connection may have failed. Sets tls_more. */
+ssize_t records_read(struct conn *c, uint8_t *to, size_t len);
+/* Appends to @c's cipher. @len, or -EPIPE. */
+ssize_t records_write(struct conn *c, const uint8_t *from, size_t len);
 
 /* net_resolve.c */
 struct resolver *resolver_new(int *ret_fd);
