@@ -214,6 +214,11 @@ struct thread {
     unsigned int id;
     pthread_t thread;
     bool runs;
+    /* The workflow that it ran last for a loop, which may be gone: by number. */
+    unsigned int generation;
+    size_t app;
+    uint64_t ran_ns;
+    bool untidy, prepared; /* the worker has put something off; has instances ready */
 };
 
 struct gateway {

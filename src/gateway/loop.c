@@ -20,6 +20,7 @@
 #define POLL_NS 20000u /* about what it takes to wake a thread on an idle virtual CPU */
 #define NAP_NS 60000u  /* a sleep that short, the client's included, is better polled away */
 #define LUCK 256u
+#define KEEP_NS 900000000u /* instances made ahead, once nobody asks */
 
 int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err)
 {
@@ -171,12 +172,77 @@ static void accept_some(struct loop *loop, const struct listener *l)
 
 /* --- running --------------------------------------------------------------------------------- */
 
+/* The worker of what @t ran last, with a reference to its generation, or NULL: it is gone. */
+static struct rr_worker *last_worker(const struct thread *t, struct generation **ret)
+{
+    struct generation *g = rr_generation_current(t->gw);
+
+    *ret = g;
+    return g->number == t->generation ? g->apps[t->app].seats[t->id].worker : NULL;
+}
+
+/* Nothing is put off any more, and nothing kept for those who might ask. */
+static void settle(struct thread *t)
+{
+    struct generation *g;
+    struct rr_worker *w;
+
+    if (!t->untidy && !t->prepared)
+        return;
+    w = last_worker(t, &g);
+    if (w) {
+        rr_worker_settle(w);
+        rr_worker_defer(w, false);
+    }
+    rr_generation_unref(g);
+    t->untidy = t->prepared = false;
+}
+
+static void note_run(struct thread *t, const struct app *app, uint64_t now)
+{
+    size_t index = (size_t)(app - app->generation->apps);
+
+    if (t->generation != app->generation->number || t->app != index)
+        settle(t);
+    t->generation = app->generation->number;
+    t->app = index;
+    t->ran_ns = now;
+    t->untidy = true;
+    rr_worker_defer(app->seats[t->id].worker, true);
+}
+
+/* Do what was put off, as long as nothing comes. */
+static int tidy(struct loop *loop)
+{
+    struct thread *t = loop->runner;
+    struct generation *g;
+    struct rr_worker *w;
+    int n = 0;
+
+    if (!t->untidy)
+        return 0;
+    w = last_worker(t, &g);
+    t->untidy = t->prepared = w != NULL;
+    while (n == 0 && t->untidy) {
+        n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+        if (n == 0) { /* the client may want this CPU to read what it was answered */
+            sched_yield();
+            n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+        }
+        if (n == 0)
+            t->untidy = rr_worker_tidy(w);
+    }
+    rr_generation_unref(g);
+    return n;
+}
+
 /* Run it here. False: that took long, and the loop is another thread's now. */
 static bool run_inline(struct loop *loop, struct job *job, struct thread *t)
 {
     uint64_t since = rr_now_ns(), expected = since;
 
     atomic_store(&loop->running_since_ns, since);
+    note_run(t, job->app, since);
     rr_job_run(job, t);
     if (atomic_compare_exchange_strong(&loop->running_since_ns, &expected, 0)) {
         count(&job->app->seats[t->id].stats.inline_runs, 1);
@@ -184,6 +250,7 @@ static bool run_inline(struct loop *loop, struct job *job, struct thread *t)
         return true;
     }
     count(&job->app->seats[t->id].stats.stolen_runs, 1);
+    settle(t);
     rr_loop_post(job); /* the last touch: it may be freed from here on */
     return false;
 }
@@ -296,9 +363,12 @@ static int poll_events(struct loop *loop, uint64_t until)
 static int sleep_or_poll(struct loop *loop, int timeout)
 {
     struct gateway *gw = loop->gw;
-    uint64_t since = rr_now_ns(), short_ns = NAP_NS;
-    int n = 0;
+    uint64_t since, short_ns = NAP_NS;
+    int n = tidy(loop);
 
+    if (n > 0)
+        return n;
+    since = rr_now_ns();
     if (loop->luck > LUCK / 2) {
         if (atomic_fetch_add(&gw->n_polling, 1) < gw->max_polling) {
             short_ns = POLL_NS;
@@ -320,10 +390,10 @@ static void wait_for_events(struct loop *loop)
     int timeout;
 
     scan_if_due(loop);
-    timeout = loop->ready_first                  ? 0
-              : atomic_load(&loop->gw->draining) ? 20
-              : loop->n_conns                    ? 1000
-                                                 : -1;
+    timeout = loop->ready_first                         ? 0
+              : atomic_load(&loop->gw->draining)        ? 20
+              : loop->n_conns || loop->runner->prepared ? 1000
+                                                        : -1;
     if (timeout)
         rr_log_flush(loop);
     loop->next_event = 0;
@@ -331,6 +401,8 @@ static void wait_for_events(struct loop *loop)
                              : epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
     if (loop->n_events < 0)
         loop->n_events = 0;
+    if (loop->n_events == 0 && rr_now_ns() - loop->runner->ran_ns > KEEP_NS)
+        settle(loop->runner);
     atomic_fetch_add(&loop->n_turns, 1); /* seen by the watch before it looks away, or: */
     wake_watch(loop->gw);
     /* Those that are ready now; who becomes so meanwhile waits until others were looked at. */

@@ -6,6 +6,12 @@
 #include "base/util.h"
 #include "worker/internal.h"
 
+#define AHEAD \
+    8 /* fresh instances of a function made ahead, and those of a worker not yet destroyed */
+#define LIGHT_NS 50000u
+#define LIGHT_BYTES (4u << 20)
+#define STALE_NS 1000000000u /* it may have read the clock when it started */
+
 struct held *rr_held_find(struct instance *i, uint32_t addr)
 {
     for (size_t n = 0; n < i->n_held; n++)
@@ -161,17 +167,40 @@ static void drop_held(struct instance *i, bool all)
     i->n_held = kept;
 }
 
+/* What it holds of others'. */
+static void let_go(struct instance *i)
+{
+    drop_held(i, true);
+    rr_staged_drop(i);
+    rr_message_free(rr_take(i->reply));
+    rr_message_free(rr_take(i->out));
+}
+
 void rr_instance_destroy(struct instance *i)
 {
     if (!i)
         return;
-    drop_held(i, true);
-    rr_staged_drop(i);
-    rr_message_free(i->reply);
-    rr_message_free(i->out);
+    let_go(i);
     rr_instance_free(i->guest.inst);
     free(i->held);
     free(i);
+}
+
+/* It has served. */
+static void spend(struct instance *i)
+{
+    struct rr_worker *w = i->w;
+    struct fn *f = &w->fns[i->fn];
+
+    f->light = f->light && rr_instance_heap_bytes(i->guest.inst) <= LIGHT_BYTES;
+    if (!w->defers || !f->light || w->n_spent == AHEAD) {
+        rr_instance_destroy(i);
+        return;
+    }
+    let_go(i);
+    i->next = w->spent;
+    w->spent = i;
+    w->n_spent++;
 }
 
 void rr_instance_give(struct instance *i, bool healthy)
@@ -180,7 +209,7 @@ void rr_instance_give(struct instance *i, bool healthy)
 
     rr_instance_flush_lines(i);
     if (!healthy || f->n_idle >= f->spec->instances || i->guest.tier == RR_TIER_STDIO) {
-        rr_instance_destroy(i);
+        spend(i);
         return;
     }
     drop_held(i, false);
@@ -225,16 +254,122 @@ static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct inst
     return 0;
 }
 
+/* --- ahead of time, and behind it ------------------------------------------------------------ */
+
+static struct instance *pop_ready(struct fn *f)
+{
+    struct instance *i = f->ready;
+
+    if (!i)
+        return NULL;
+    f->ready = i->next;
+    f->n_ready--;
+    return i;
+}
+
+static void drop_ready(struct fn *f)
+{
+    struct instance *i;
+
+    while ((i = pop_ready(f)))
+        rr_instance_destroy(i);
+}
+
+static void note_short_of(struct rr_worker *w, int fn)
+{
+    struct fn *f = &w->fns[fn];
+
+    if (!w->defers || f->short_of || f->spec->instances || f->tier == RR_TIER_STDIO)
+        return;
+    f->short_of = true;
+    f->next_short_of = w->first_short_of;
+    w->first_short_of = fn;
+}
+
+static void make_ahead(struct rr_worker *w, int fn)
+{
+    struct fn *f = &w->fns[fn];
+    uint64_t began = rr_now_ns();
+    struct instance *i;
+    struct rr_error err;
+
+    if (create(w, fn, began + STALE_NS, &i, &err)) { /* whoever needs one will be told */
+        f->light = false;
+        return;
+    }
+    i->made_ns = rr_now_ns();
+    f->light = i->made_ns - began < LIGHT_NS && i->n_held == 0;
+    i->next = f->ready;
+    f->ready = i;
+    f->n_ready++;
+}
+
+void rr_worker_defer(struct rr_worker *w, bool on)
+{
+    w->defers = on;
+}
+
+bool rr_worker_tidy(struct rr_worker *w)
+{
+    struct instance *i = w->spent;
+    struct fn *f;
+
+    if (i) {
+        w->spent = i->next;
+        w->n_spent--;
+        rr_instance_destroy(i);
+        return true;
+    }
+    if (w->first_short_of < 0)
+        return false;
+    f = &w->fns[w->first_short_of];
+    if (f->light && f->n_ready < AHEAD)
+        make_ahead(w, w->first_short_of);
+    if (!f->light || f->n_ready >= AHEAD) {
+        f->short_of = false;
+        w->first_short_of = f->next_short_of;
+    }
+    return true;
+}
+
+void rr_worker_settle(struct rr_worker *w)
+{
+    struct instance *i;
+
+    while ((i = w->spent)) {
+        w->spent = i->next;
+        rr_instance_destroy(i);
+    }
+    w->n_spent = 0;
+    for (size_t n = 0; w->fns && n < w->wf->n_functions; n++) {
+        drop_ready(&w->fns[n]);
+        w->fns[n].short_of = false;
+    }
+    w->first_short_of = -1;
+}
+
 int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
                      bool *ret_fresh, struct rr_error *err)
 {
     struct fn *f = &w->fns[fn];
+    uint64_t began;
+    int r;
 
     *ret_fresh = !f->idle;
-    if (!f->idle)
-        return create(w, fn, deadline_ns, ret, err);
-    *ret = f->idle;
-    f->idle = (*ret)->next;
-    f->n_idle--;
-    return 0;
+    if (f->idle) {
+        *ret = f->idle;
+        f->idle = (*ret)->next;
+        f->n_idle--;
+        return 0;
+    }
+    note_short_of(w, fn);
+    if (f->ready && rr_now_ns() > f->ready->made_ns + STALE_NS)
+        drop_ready(f);
+    *ret = pop_ready(f);
+    if (*ret)
+        return 0;
+    began = w->defers ? rr_now_ns() : 0;
+    r = create(w, fn, deadline_ns, ret, err);
+    f->light = r == 0 && w->defers && rr_now_ns() - began < LIGHT_NS;
+    return r;
 }

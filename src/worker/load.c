@@ -283,7 +283,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->images = options->images;
     w->n_images = options->n_images;
     w->input = (struct port){.name = "input", .callee = -1};
-    w->ready_first = w->ready_last = -1;
+    w->ready_first = w->ready_last = w->first_short_of = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
     r = w->fns ? 0 : rr_error_no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)
@@ -338,6 +338,7 @@ void rr_worker_free(struct rr_worker *w)
     w->observer = (struct rr_observer){0}; /* workers may have more to say, but it may be gone */
     if (w->remote)
         rr_processes_stop(w->remote);
+    rr_worker_settle(w);
     for (size_t n = 0; w->fns && n < w->wf->n_functions; n++)
         while (w->fns[n].idle) {
             struct instance *i = w->fns[n].idle;
