@@ -5,6 +5,7 @@ Each namespace lives as long as a process that waits for the end of its input, w
 close: so both go with their interfaces however this process ends, by a signal, too. Needs root.
 """
 
+import os
 import subprocess
 
 
@@ -67,6 +68,16 @@ class Pair:
         for at in (self.at_a, self.at_b):
             self._do(at("tc", "qdisc", "replace", "dev", "rr0", "root", "tbf", "rate",
                         f"{bytes_per_second * 8}bit", "burst", "128k", "limit", "1000000"))  # fmt: skip
+
+    def keep_order(self):
+        """Packets of a connection are received in the order in which they were sent, as from a wire.
+        Else those sent by one CPU overtake those of another, and TCP takes the latter for lost."""
+        cpus = (1 << min(os.cpu_count(), 32)) - 1
+        set_up = (
+            f"mount -t sysfs none /sys && echo {cpus:x} >/sys/class/net/rr0/queues/rx-0/rps_cpus"
+        )
+        for at in (self.at_a, self.at_b):
+            self._do(at("unshare", "--mount", "sh", "-c", set_up))
 
     def sent_bytes(self):
         """By the first interface: (bytes, packets)."""

@@ -32,6 +32,7 @@
 #endif
 
 #define MAX_JOBS 64
+#define IDLE_NS 60000000000u
 #define SCRATCH_BYTES (2 * RR_GIB)
 #define VIEW_POPULATE (32 * RR_MIB)
 #define WARM_STEP (8 * RR_MIB) /* populated at once, so that the mmap lock is not held long */
@@ -49,6 +50,7 @@ struct rr_region {
     uint64_t warm_bytes; /* from the start, populated at most up to here */
     uint64_t collapsed;  /* memfd: huge pages up to here */
     uint64_t domain;
+    uint64_t put_ns; /* into the pool */
     atomic_uint refs;
     int fd;
     uint32_t number;
@@ -77,6 +79,7 @@ struct rr_arena {
     struct rr_region *pool[3][2]; /* by backing and slot class */
     struct rr_arena_options options;
     struct rr_arena_stats stats;
+    uint64_t next_look_ns;   /* for regions that are idle */
     struct policy *policies; /* of domains that have one of their own */
     size_t n_policies;
     struct warm_job jobs[MAX_JOBS];
@@ -221,6 +224,8 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
     if (!arena->options.ceiling_bytes)
         arena->options.ceiling_bytes =
             (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+    if (!arena->options.idle_ns)
+        arena->options.idle_ns = IDLE_NS;
     arena->stop_pipe[0] = arena->stop_pipe[1] = -1;
     pthread_mutex_init(&arena->lock, NULL);
     pthread_mutex_init(&arena->swap_lock, NULL);
@@ -453,10 +458,35 @@ static void pool_give(struct rr_arena *arena, struct rr_region *region)
 
     region->next = *head;
     *head = region;
+    region->put_ns = rr_now_ns();
     arena->stats.warm_bytes += region->warm_bytes;
     arena->stats.warm_regions++;
     if (arena->stats.warm_bytes > arena->options.ceiling_bytes)
         trim_locked(arena, arena->options.ceiling_bytes);
+}
+
+/* Out of the pool, with the lock held: a warm region that those which were put before @region have
+ * done without for long; the last put is the first taken. NULL: there is none, or somebody looked
+ * just now. */
+static struct rr_region *take_idle(struct rr_arena *arena, struct rr_region *region)
+{
+    uint64_t idle_ns = arena->options.idle_ns;
+    struct rr_region **oldest = NULL, *r;
+
+    if (region->put_ns < arena->next_look_ns)
+        return NULL;
+    arena->next_look_ns = region->put_ns + idle_ns / 256;
+    for (struct rr_region **p = &region->next; *p; p = &(*p)->next)
+        if ((*p)->warm_bytes && region->put_ns - (*p)->put_ns > idle_ns)
+            oldest = p;
+    if (!oldest)
+        return NULL;
+    r = *oldest;
+    *oldest = r->next;
+    arena->stats.warm_bytes -= r->warm_bytes;
+    arena->stats.warm_regions--;
+    arena->stats.trims++;
+    return r;
 }
 
 static void put_view(struct rr_region *view)
@@ -480,6 +510,7 @@ static void put_foreign(struct rr_region *region)
 void rr_region_put(struct rr_region *region)
 {
     struct rr_arena *arena;
+    struct rr_region *idle;
 
     if (!region || atomic_fetch_sub(&region->refs, 1) > 1)
         return;
@@ -506,6 +537,13 @@ void rr_region_put(struct rr_region *region)
         arena->stats.scrubs += always;
     }
     pool_give(arena, region);
+    idle = take_idle(arena, region);
+    pthread_mutex_unlock(&arena->lock);
+    if (!idle)
+        return;
+    discard(idle, 0); /* takes long where it is large */
+    pthread_mutex_lock(&arena->lock);
+    pool_give(arena, idle);
     pthread_mutex_unlock(&arena->lock);
 }
 

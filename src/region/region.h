@@ -37,8 +37,10 @@ enum rr_scrub {
 struct rr_arena_options {
     uint64_t ceiling_bytes; /* pooled warm bytes kept; more is given back; 0 = 1/4 of RAM */
     enum rr_scrub scrub;    /* of domains that rr_arena_set_scrub() was not told about */
-    bool watch_pressure;    /* trim when the kernel reports memory pressure */
-    int pressure_fd;        /* borrowed; POLLPRI on it means pressure; 0: the kernel's own report */
+    uint64_t idle_ns; /* a warm region that was not wanted for so long, while others were, is given
+                         back; 0: a minute */
+    bool watch_pressure; /* trim when the kernel reports memory pressure */
+    int pressure_fd;     /* borrowed; POLLPRI on it means pressure; 0: the kernel's own report */
 };
 
 struct rr_arena_stats {

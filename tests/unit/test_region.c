@@ -335,6 +335,44 @@ static void test_warm_and_ceiling(void **state)
     rr_arena_free(arena);
 }
 
+/* What was wanted at once is not kept for ever; what is in use stays warm. */
+static void test_idle(void **state)
+{
+    const struct rr_arena_options options = {.ceiling_bytes = RR_GIB, .idle_ns = 50000000};
+    static const enum rr_backing backings[] = {RR_ANON, RR_MEMFD};
+    struct fixture *f = *state;
+
+    for (size_t n = 0; n < RR_ARRAY_LEN(backings); n++) {
+        struct rr_region *r[4];
+        struct rr_arena *arena;
+        struct rr_error err;
+
+        assert_int_equal(rr_arena_new(&options, &arena, &err), 0);
+        for (size_t k = 0; k < RR_ARRAY_LEN(r); k++) {
+            r[k] = get(arena, backings[n], SMALL, 2 * RR_MIB);
+            memset(rr_region_data(r[k]), 1, 2 * RR_MIB);
+            assert_int_equal(rr_region_move(r[k], f->window, 2 * RR_MIB, &err), 0);
+            assert_int_equal(rr_region_move(r[k], NULL, 0, &err), 0);
+        }
+        for (size_t k = 0; k < RR_ARRAY_LEN(r); k++)
+            rr_region_put(r[k]);
+        for (int k = 0; k < 10; k++) /* all were wanted just now */
+            rr_region_put(get(arena, backings[n], SMALL, 2 * RR_MIB));
+        assert_int_equal(stats_of(arena).warm_bytes, 8 * RR_MIB);
+        usleep(60000);
+        for (int k = 0; k < 20; k++) {
+            r[0] = get(arena, backings[n], SMALL, 2 * RR_MIB);
+            assert_int_equal(rr_region_data(r[0])[RR_MIB], 1); /* it is the warm one */
+            rr_region_put(r[0]);
+            usleep(1000);
+        }
+        assert_int_equal(stats_of(arena).warm_bytes, 2 * RR_MIB);
+        assert_int_equal(stats_of(arena).warm_regions, 4);
+        assert_int_equal(stats_of(arena).trims, 3);
+        rr_arena_free(arena);
+    }
+}
+
 /* A pair of connected TCP sockets: urgent data on one is POLLPRI on the other, as from PSI. */
 static void urgent_pair(int fds[2])
 {
@@ -685,6 +723,7 @@ int main(void)
         cmocka_unit_test(test_pool_reuses_and_scrubs),
         cmocka_unit_test_setup_teardown(test_scrub_by_domain, setup, teardown),
         cmocka_unit_test_setup_teardown(test_accounts, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_idle, setup, teardown),
         cmocka_unit_test(test_warm_and_ceiling),
         cmocka_unit_test(test_pressure_gives_the_pool_back),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
