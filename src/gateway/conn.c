@@ -14,7 +14,7 @@
 #include "gateway/internal.h"
 
 #define TURN_BYTES (4 * RR_MIB) /* then others have their turn */
-#define LINGER_BYTES (256u << 10)
+#define LINGER_BYTES (2u << 20) /* of a body that is refused: who sends it shall read why */
 #define LINGER_NS 2000000000u
 #define LAST_CALL_NS 100000000u
 #define GRACE_NS 5000000000u /* before the rate of a body or reply is looked at */
