@@ -57,7 +57,7 @@ struct records {
     size_t plain;     /* bytes at the beginning of @raw that are decrypted and not yet read, */
     size_t behind;    /* and those behind that belong to the same record */
     unsigned int n_idle;
-    bool begun, ended;
+    bool ended;
     char why[100];      /* it ended, if it was not by the peer's wish */
     uint8_t message[5]; /* of the handshake message that comes: type, length, first byte */
     size_t n_message, message_left;
@@ -152,9 +152,11 @@ static bool half_key(struct records *t, struct half *h, bool encrypt)
 static bool half_update(struct records *t, struct half *h, bool encrypt)
 {
     uint8_t next[EVP_MAX_MD_SIZE];
-    bool ok = expand(t->md, h->secret, "traffic upd", next, (size_t)EVP_MD_get_size(t->md));
+    size_t n = (size_t)EVP_MD_get_size(t->md);
+    bool ok = expand(t->md, h->secret, "traffic upd", next, n);
 
-    memcpy(h->secret, next, sizeof(next));
+    if (ok)
+        memcpy(h->secret, next, n);
     OPENSSL_cleanse(next, sizeof(next));
     return ok && half_key(t, h, encrypt);
 }
@@ -164,15 +166,15 @@ bool records_begin(struct records *t, uint16_t suite, bool server)
     size_t n;
 
     switch (suite) {
-    case 0x1301:
+    case TLS1_3_CK_AES_128_GCM_SHA256 & 0xffff:
         t->cipher = EVP_aes_128_gcm();
         t->md = EVP_sha256();
         break;
-    case 0x1302:
+    case TLS1_3_CK_AES_256_GCM_SHA384 & 0xffff:
         t->cipher = EVP_aes_256_gcm();
         t->md = EVP_sha384();
         break;
-    case 0x1303:
+    case TLS1_3_CK_CHACHA20_POLY1305_SHA256 & 0xffff:
         t->cipher = EVP_chacha20_poly1305();
         t->md = EVP_sha256();
         break;
@@ -185,8 +187,7 @@ bool records_begin(struct records *t, uint16_t suite, bool server)
     memcpy(t->in.secret, t->secrets[!server], n);
     memcpy(t->out.secret, t->secrets[server], n);
     OPENSSL_cleanse(t->secrets, sizeof(t->secrets));
-    t->begun = half_key(t, &t->in, false) && half_key(t, &t->out, true);
-    return t->begun;
+    return half_key(t, &t->in, false) && half_key(t, &t->out, true);
 }
 
 /* --- one record ------------------------------------------------------------------------------ */
@@ -244,11 +245,11 @@ static bool unseal(struct half *h, uint8_t *record, size_t len, uint8_t *to, uin
 
 /* --- out ------------------------------------------------------------------------------------- */
 
-/* A new key for what we send; @ask: for what the peer sends, too. */
-static bool update_key(struct conn *c, bool ask)
+/* A new key for what we send. */
+static bool update_key(struct conn *c)
 {
     struct records *t = c->records;
-    const uint8_t message[5] = {KEY_UPDATE, 0, 0, 1, ask};
+    const uint8_t message[5] = {KEY_UPDATE, 0, 0, 1, 0};
 
     return seal(&t->out, &c->cipher, HANDSHAKE, message, sizeof(message)) &&
            half_update(t, &t->out, true);
@@ -261,7 +262,7 @@ ssize_t records_write(struct conn *c, const uint8_t *from, size_t len)
     for (size_t at = 0; at < len;) {
         size_t n = rr_min(len - at, MAX_PLAIN);
 
-        if ((t->out.seq >= RECORDS_PER_KEY && !update_key(c, false)) ||
+        if ((t->out.seq >= RECORDS_PER_KEY && !update_key(c)) ||
             !seal(&t->out, &c->cipher, DATA, from + at, n)) {
             ERR_clear_error();
             return -EPIPE;
@@ -276,13 +277,14 @@ ssize_t records_write(struct conn *c, const uint8_t *from, size_t len)
 /* Tells the peer, if @alert; the connection fails when what came before has been read. */
 static int give_up(struct conn *c, uint8_t alert, const char *why)
 {
+    struct records *t = c->records;
     const uint8_t fatal[2] = {2, alert};
 
     ERR_clear_error();
-    if (alert && seal(&c->records->out, &c->cipher, ALERT, fatal, sizeof(fatal)))
+    if (alert && seal(&t->out, &c->cipher, ALERT, fatal, sizeof(fatal)))
         tls_flush(c);
-    snprintf(c->records->why, sizeof(c->records->why), "TLS: %s", why);
-    c->records->ended = true;
+    snprintf(t->why, sizeof(t->why), "TLS: %s", why);
+    t->ended = true; /* also where the caller only looks ahead */
     return -EPIPE;
 }
 
@@ -300,49 +302,61 @@ static int on_alert(struct conn *c, const uint8_t *data, size_t len)
     return give_up(c, 0, why);
 }
 
+/* The four bytes before a handshake message have come. */
+static int begin_message(struct conn *c)
+{
+    struct records *t = c->records;
+    const uint8_t *m = t->message;
+
+    t->message_left = (size_t)m[1] << 16 | (size_t)m[2] << 8 | m[3];
+    if ((m[0] == NEW_SESSION_TICKET && t->message_left <= MAX_TICKET) ||
+        (m[0] == KEY_UPDATE && t->message_left == 1))
+        return 0;
+    return give_up(c, SSL_AD_UNEXPECTED_MESSAGE, "an unexpected handshake message");
+}
+
+/* All of it has come; @behind: bytes of its record that follow. */
+static int end_message(struct conn *c, size_t behind)
+{
+    struct records *t = c->records;
+    bool asked = t->message[4] == 1;
+
+    t->n_message = 0;
+    if (t->message[0] != KEY_UPDATE)
+        return 0;
+    if (behind || t->message[4] > 1)
+        return give_up(c, SSL_AD_UNEXPECTED_MESSAGE, "a wrong key update");
+    if (!half_update(t, &t->in, false) || (asked && !update_key(c)))
+        return give_up(c, SSL_AD_INTERNAL_ERROR, "no new key can be had");
+    if (asked)
+        conn_want(c, c->events | EPOLLOUT); /* the answer */
+    return 0;
+}
+
 /* Messages of the handshake that come behind it: tickets, which we don't use, and new keys. */
 static int on_handshake(struct conn *c, const uint8_t *data, size_t len)
 {
     struct records *t = c->records;
+    int r = 0;
 
     if (len == 0)
         return give_up(c, SSL_AD_UNEXPECTED_MESSAGE, "an empty handshake record");
-    while (len) {
-        size_t n = rr_min(t->message_left, len);
-
-        if (n) {
-            if (t->message[0] == KEY_UPDATE)
-                t->message[4] = *data;
-            t->message_left -= n;
+    for (const uint8_t *end = data + len; r == 0 && data < end;) {
+        if (t->n_message < 4) {
+            t->message[t->n_message++] = *data++;
+            if (t->n_message == 4)
+                r = begin_message(c);
         } else {
-            t->message[t->n_message++] = *data;
-            n = 1;
-            if (t->n_message < 4) {
-                data += n;
-                len -= n;
-                continue;
-            }
-            t->message_left =
-                (size_t)t->message[1] << 16 | (size_t)t->message[2] << 8 | t->message[3];
-            if (!(t->message[0] == NEW_SESSION_TICKET && t->message_left <= MAX_TICKET) &&
-                !(t->message[0] == KEY_UPDATE && t->message_left == 1))
-                return give_up(c, SSL_AD_UNEXPECTED_MESSAGE, "an unexpected handshake message");
+            size_t n = rr_min(t->message_left, (size_t)(end - data));
+
+            t->message[4] = *data;
+            data += n;
+            t->message_left -= n;
         }
-        data += n;
-        len -= n;
-        if (t->message_left)
-            continue;
-        t->n_message = 0;
-        if (t->message[0] != KEY_UPDATE)
-            continue;
-        if (len || t->message[4] > 1)
-            return give_up(c, SSL_AD_UNEXPECTED_MESSAGE, "a wrong key update");
-        if (!half_update(t, &t->in, false) || (t->message[4] == 1 && !update_key(c, false)))
-            return give_up(c, SSL_AD_INTERNAL_ERROR, "no new key can be had");
-        if (t->message[4] == 1)
-            conn_want(c, c->events | EPOLLOUT); /* the answer */
+        if (r == 0 && t->n_message == 4 && !t->message_left)
+            r = end_message(c, (size_t)(end - data));
     }
-    return 0;
+    return r;
 }
 
 /* The length of the record at the beginning of @raw, or 0 if it is not whole; -EPIPE. */
@@ -468,7 +482,6 @@ ssize_t records_read(struct conn *c, uint8_t *to, size_t len)
 {
     struct records *t = c->records;
     size_t got = 0;
-    char why[100];
 
     while (got < len && !t->ended) {
         size_t n = rr_min(t->plain, len - got);
@@ -498,9 +511,7 @@ ssize_t records_read(struct conn *c, uint8_t *to, size_t len)
     free_if_empty(c);
     if (!t->ended)
         return -EAGAIN;
-    if (t->why[0]) { /* while nobody has confided in the peer it is a matter of configuration */
-        memcpy(why, t->why, sizeof(why));
-        conn_fail(c, c->state == CONN_OPEN ? LOG_LOST : LOG_TLS, "%s", why);
-    }
+    if (t->why[0]) /* while nobody has confided in the peer it is a matter of configuration */
+        conn_fail(c, c->state == CONN_OPEN ? LOG_LOST : LOG_TLS, "%s", t->why);
     return -EPIPE;
 }

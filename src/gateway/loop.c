@@ -211,6 +211,16 @@ static void note_run(struct thread *t, const struct app *app, uint64_t now)
     rr_worker_defer(app->seats[t->id].worker, true);
 }
 
+/* What has come; if nothing has, who wants this CPU has it first. */
+static int peek(struct loop *loop)
+{
+    int n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+
+    if (n == 0)
+        sched_yield();
+    return n;
+}
+
 /* Do what was put off, as long as nothing comes. */
 static int tidy(struct loop *loop)
 {
@@ -224,11 +234,9 @@ static int tidy(struct loop *loop)
     w = last_worker(t, &g);
     t->untidy = t->prepared = w != NULL;
     while (n == 0 && t->untidy) {
-        n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
-        if (n == 0) { /* the client may want this CPU to read what it was answered */
-            sched_yield();
+        n = peek(loop);
+        if (n == 0) /* a client may have read its answer meanwhile, and asked again */
             n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
-        }
         if (n == 0)
             t->untidy = rr_worker_tidy(w);
     }
@@ -346,16 +354,14 @@ static void scan_if_due(struct loop *loop)
         scan(loop, now);
 }
 
-/* For as long as waking up would take; who wants this CPU has it. */
+/* For as long as waking up would take. */
 static int poll_events(struct loop *loop, uint64_t until)
 {
     int n;
 
-    do {
-        n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
-        if (n == 0)
-            sched_yield();
-    } while (n == 0 && rr_now_ns() < until);
+    do
+        n = peek(loop);
+    while (n == 0 && rr_now_ns() < until);
     return n;
 }
 

@@ -364,6 +364,30 @@ static bool scrub_always(struct rr_arena *arena, uint64_t domain)
     return (policy ? policy->scrub : arena->options.scrub) == RR_SCRUB_ALWAYS;
 }
 
+static struct rr_region **pool_of(struct rr_arena *arena, const struct rr_region *region)
+{
+    return &arena->pool[region->backing][class_of(region->slot_bytes)];
+}
+
+static void pool_insert(struct rr_arena *arena, struct rr_region **at, struct rr_region *region)
+{
+    region->next = *at;
+    *at = region;
+    arena->stats.warm_bytes += region->warm_bytes;
+    arena->stats.warm_regions++;
+}
+
+static struct rr_region *pool_remove(struct rr_arena *arena, struct rr_region **at)
+{
+    struct rr_region *region = *at;
+
+    *at = region->next;
+    region->next = NULL;
+    arena->stats.warm_bytes -= region->warm_bytes;
+    arena->stats.warm_regions--;
+    return region;
+}
+
 /* The pooled region that fits best: of the same domain first, then the warmest. */
 static struct rr_region *pool_take(struct rr_arena *arena, enum rr_backing backing,
                                    uint64_t slot_bytes, uint64_t domain)
@@ -379,16 +403,7 @@ static struct rr_region *pool_take(struct rr_arena *arena, enum rr_backing backi
         if (same && (*best)->domain == domain && (*best)->warm_bytes > 0)
             break;
     }
-    if (!best)
-        return NULL;
-
-    struct rr_region *region = *best;
-
-    *best = region->next;
-    region->next = NULL;
-    arena->stats.warm_bytes -= region->warm_bytes;
-    arena->stats.warm_regions--;
-    return region;
+    return best ? pool_remove(arena, best) : NULL;
 }
 
 static void account_live(struct rr_arena *arena, struct rr_region *region, uint64_t bytes)
@@ -454,13 +469,8 @@ struct rr_region *rr_region_ref(struct rr_region *region)
 
 static void pool_give(struct rr_arena *arena, struct rr_region *region)
 {
-    struct rr_region **head = &arena->pool[region->backing][class_of(region->slot_bytes)];
-
-    region->next = *head;
-    *head = region;
+    pool_insert(arena, pool_of(arena, region), region);
     region->put_ns = rr_now_ns();
-    arena->stats.warm_bytes += region->warm_bytes;
-    arena->stats.warm_regions++;
     if (arena->stats.warm_bytes > arena->options.ceiling_bytes)
         trim_locked(arena, arena->options.ceiling_bytes);
 }
@@ -471,7 +481,7 @@ static void pool_give(struct rr_arena *arena, struct rr_region *region)
 static struct rr_region *take_idle(struct rr_arena *arena, struct rr_region *region)
 {
     uint64_t idle_ns = arena->options.idle_ns;
-    struct rr_region **oldest = NULL, *r;
+    struct rr_region **oldest = NULL;
 
     if (region->put_ns < arena->next_look_ns)
         return NULL;
@@ -481,12 +491,8 @@ static struct rr_region *take_idle(struct rr_arena *arena, struct rr_region *reg
             oldest = p;
     if (!oldest)
         return NULL;
-    r = *oldest;
-    *oldest = r->next;
-    arena->stats.warm_bytes -= r->warm_bytes;
-    arena->stats.warm_regions--;
     arena->stats.trims++;
-    return r;
+    return pool_remove(arena, oldest);
 }
 
 static void put_view(struct rr_region *view)
@@ -509,8 +515,8 @@ static void put_foreign(struct rr_region *region)
 
 void rr_region_put(struct rr_region *region)
 {
+    struct rr_region *idle, **last;
     struct rr_arena *arena;
-    struct rr_region *idle;
 
     if (!region || atomic_fetch_sub(&region->refs, 1) > 1)
         return;
@@ -543,7 +549,9 @@ void rr_region_put(struct rr_region *region)
         return;
     discard(idle, 0); /* takes long where it is large */
     pthread_mutex_lock(&arena->lock);
-    pool_give(arena, idle);
+    for (last = pool_of(arena, idle); *last; last = &(*last)->next)
+        ; /* behind those that are warm, which are taken first */
+    pool_insert(arena, last, idle);
     pthread_mutex_unlock(&arena->lock);
 }
 

@@ -6,8 +6,8 @@
 #include "base/util.h"
 #include "worker/internal.h"
 
-#define AHEAD \
-    8 /* fresh instances of a function made ahead, and those of a worker not yet destroyed */
+/* fresh instances of a function made ahead, and those of a worker not yet destroyed */
+#define AHEAD 8
 #define LIGHT_NS 50000u
 #define LIGHT_BYTES (4u << 20)
 #define STALE_NS 1000000000u /* it may have read the clock when it started */
@@ -275,15 +275,15 @@ static void drop_ready(struct fn *f)
         rr_instance_destroy(i);
 }
 
-static void note_short_of(struct rr_worker *w, int fn)
+static void note_lack(struct rr_worker *w, int fn)
 {
     struct fn *f = &w->fns[fn];
 
-    if (!w->defers || f->short_of || f->spec->instances || f->tier == RR_TIER_STDIO)
+    if (!w->defers || f->lacks || f->spec->instances || f->tier == RR_TIER_STDIO)
         return;
-    f->short_of = true;
-    f->next_short_of = w->first_short_of;
-    w->first_short_of = fn;
+    f->lacks = true;
+    f->next_lacking = w->first_lacking;
+    w->first_lacking = fn;
 }
 
 static void make_ahead(struct rr_worker *w, int fn)
@@ -320,14 +320,14 @@ bool rr_worker_tidy(struct rr_worker *w)
         rr_instance_destroy(i);
         return true;
     }
-    if (w->first_short_of < 0)
+    if (w->first_lacking < 0)
         return false;
-    f = &w->fns[w->first_short_of];
+    f = &w->fns[w->first_lacking];
     if (f->light && f->n_ready < AHEAD)
-        make_ahead(w, w->first_short_of);
+        make_ahead(w, w->first_lacking);
     if (!f->light || f->n_ready >= AHEAD) {
-        f->short_of = false;
-        w->first_short_of = f->next_short_of;
+        f->lacks = false;
+        w->first_lacking = f->next_lacking;
     }
     return true;
 }
@@ -343,9 +343,9 @@ void rr_worker_settle(struct rr_worker *w)
     w->n_spent = 0;
     for (size_t n = 0; w->fns && n < w->wf->n_functions; n++) {
         drop_ready(&w->fns[n]);
-        w->fns[n].short_of = false;
+        w->fns[n].lacks = false;
     }
-    w->first_short_of = -1;
+    w->first_lacking = -1;
 }
 
 int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
@@ -362,7 +362,7 @@ int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct i
         f->n_idle--;
         return 0;
     }
-    note_short_of(w, fn);
+    note_lack(w, fn);
     if (f->ready && rr_now_ns() > f->ready->made_ns + STALE_NS)
         drop_ready(f);
     *ret = pop_ready(f);

@@ -95,9 +95,9 @@ struct fn {
     /* Of fresh ones, made ahead; see rr_worker_tidy(). */
     struct instance *ready;
     unsigned int n_ready;
-    bool light;        /* to make and to keep one costs little */
-    bool short_of;     /* in the worker's list of those that lack some */
-    int next_short_of; /* -1: the last */
+    bool light;       /* to make and to keep one costs little */
+    bool lacks;       /* in the worker's list of those that lack some */
+    int next_lacking; /* -1: the last */
     int next_ready;
     bool warned; /* of a message at another address */
 };
@@ -121,7 +121,7 @@ struct instance {
     uint64_t deadline_ns;
     uint64_t run_deadline_ns; /* of its inputs, and so of what it sends; 0: none */
     uint64_t in_id;           /* of the inputs it has now */
-    uint64_t made_ns;
+    uint64_t made_ns;         /* ahead */
     struct trace_context trace;
     size_t n_sent;
     bool stages; /* it may run again with the same inputs: what it sends goes when it ended well */
@@ -150,7 +150,7 @@ struct rr_worker {
     bool defers;            /* rr_worker_defer() */
     struct instance *spent; /* to be destroyed */
     unsigned int n_spent;
-    int first_short_of; /* functions that lack instances made ahead; -1: none */
+    int first_lacking; /* functions that lack instances made ahead; -1: none */
     unsigned int depth;
     bool named;              /* the error at hand names its function already */
     uint64_t spin_ns;        /* how long a process polls before it sleeps */

@@ -283,7 +283,7 @@ int rr_worker_new(const struct rr_workflow *wf, const struct rr_worker_options *
     w->images = options->images;
     w->n_images = options->n_images;
     w->input = (struct port){.name = "input", .callee = -1};
-    w->ready_first = w->ready_last = w->first_short_of = -1;
+    w->ready_first = w->ready_last = w->first_lacking = -1;
     w->fns = calloc(wf->n_functions, sizeof(*w->fns));
     r = w->fns ? 0 : rr_error_no_memory(err);
     for (size_t n = 0; r == 0 && n < wf->n_functions; n++)

@@ -156,7 +156,7 @@ void rr_worker_nudge(struct rr_worker *w);
 void rr_worker_warm(struct rr_worker *w);
 /* With @on, what does not belong to a run is put off: an instance that has served is destroyed, and
  * fresh ones are made for the runs to come, by rr_worker_tidy(), as long as both are quick and
- * small. A run then takes a third less. */
+ * small. */
 void rr_worker_defer(struct rr_worker *w, bool on);
 /* Some 5 us of that work, for who has nothing else to do. false: nothing was left. */
 bool rr_worker_tidy(struct rr_worker *w);
