@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -513,10 +514,9 @@ def test_a_sudden_long_run_does_not_hold_others_up(serve, flow):
         assert s.metric("runs_inline_total") > 0
         c.sendall(b"GET /sleep?3000 HTTP/1.1\r\n" + HOST + b"\r\n")
         time.sleep(0.1)
-        begin = time.monotonic()
         for _ in range(20):
             assert s.ask("/echo", b"x").status == 200
-        assert time.monotonic() - begin < 1.5 * SLOW
+        assert not select.select([c], [], [], 0)[0], "the others had to wait for the long run"
         assert c.recv(4096).endswith(b"slept")
         assert s.metric("runs_taken_over_total") >= 1
 
