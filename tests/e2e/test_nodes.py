@@ -123,7 +123,8 @@ class Proxy:
         self.port = self.listener.getsockname()[1]
         self.pairs, self.bytes, self.cut_at = [], 0, None
         self.stalled, self.closed, self.spoil = False, False, False
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
 
     def run(self):
         while not self.closed:
@@ -171,6 +172,7 @@ class Proxy:
 
     def close(self):
         self.closed = True
+        self.thread.join()
         self.cut()
         self.listener.close()
 
