@@ -43,6 +43,7 @@ complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l callback -x -d 
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l callback-ca -r -d "whom https trusts"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-body -x -d "of a request"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-memory -x -d "of all bodies"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l workflow-memory -x -d "of a workflow"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-header -x -d "of a head"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l max-connections -x -d "at once"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l header-time -x -d "for a head"

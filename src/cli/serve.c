@@ -73,6 +73,7 @@ struct number {
 static const struct number number_options[] = {
     {"max-body", sizes, RR_GIB, AT(max_body_bytes), true},
     {"max-memory", sizes, 1ull << 50, AT(max_memory_bytes), true},
+    {"workflow-memory", sizes, 1ull << 50, AT(workflow_memory_bytes), true},
     {"max-header", sizes, 1u << 20, AT(max_header_bytes), false},
     {"max-connections", numbers, 1u << 20, AT(max_connections), false},
     {"concurrency", numbers, 4096, AT(concurrency), false},
@@ -612,6 +613,9 @@ const struct cli_command cli_serve = {
         "      --max-body SIZE  (64MiB); the `max` of the input's edge holds, too\n"
         "      --max-memory SIZE\n"
         "                       of all bodies of requests together (a quarter of the memory)\n"
+        "      --workflow-memory SIZE\n"
+        "                       of a workflow's messages and functions together (half the "
+        "memory)\n"
         "      --max-header SIZE      of a request's head (16KiB)\n"
         "      --max-connections N    (4096)\n"
         "      --header-time TIME     for a request's head (10s)\n"

@@ -109,6 +109,21 @@ static void linear_put(void *env)
     rr_linear_put(env);
 }
 
+static int over_budget(const struct rr_instance *inst, struct rr_error *err)
+{
+    const struct rr_budget *b = inst->module->engine->memories.budget;
+
+    return rr_error_set(err, RR_E_SYSTEM,
+                        "raise the limit, or let it handle fewer messages at once",
+                        "there is no more memory for it: its workflow has %s of %s in use",
+                        rr_bytes_text(rr_budget_used(b)), rr_bytes_text(b->limit_bytes));
+}
+
+int rr_instance_lacked_memory(const struct rr_instance *inst, struct rr_error *err)
+{
+    return inst->memory && inst->memory->budget_hit ? over_budget(inst, err) : 0;
+}
+
 static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size_t minimum,
                                     size_t maximum, size_t reserved, size_t guard,
                                     wasmtime_linear_memory_t *ret)
@@ -125,7 +140,9 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
     wrong = rr_linear_get(&engine->memories, minimum, instantiating_limit, owner,
                           owner && owner->opens_windows, owner && instantiating->fence, &l);
     if (wrong) {
-        if (instantiating && minimum > instantiating_limit)
+        if (instantiating && wrong == rr_linear_over_budget)
+            over_budget(instantiating, &instantiating->fault);
+        else if (instantiating && minimum > instantiating_limit)
             rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
                          "its module starts with %s of memory, over the limit of %s",
                          rr_bytes_text(minimum), rr_bytes_text(instantiating_limit));
@@ -183,6 +200,8 @@ static int trap_code_error(struct rr_instance *inst, wasmtime_trap_code_t code, 
     if (code == WASMTIME_TRAP_CODE_STACK_OVERFLOW)
         return rr_error_set(err, RR_E_LIMIT, "look for recursion without end",
                             "its call stack is exhausted");
+    if (rr_instance_lacked_memory(inst, err))
+        return (int)err->code;
     if (inst->memory && inst->memory->limit_hit)
         return rr_error_set(err, RR_E_LIMIT, "raise `memory` of this function",
                             "it trapped after its memory limit of %s was reached: %s",
@@ -228,9 +247,10 @@ static int take_trap(struct rr_instance *inst, wasmtime_error_t *e, wasm_trap_t 
         r = (int)err->code;
     } else if (e && wasmtime_error_exit_status(e, &status)) {
         inst->exit_status = status;
-        r = status == 0 ? 0
-                        : rr_error_set(err, RR_E_GUEST, "see the function's log",
-                                       "it ended with exit status %d", status);
+        r = status == 0 ? 0 : rr_instance_lacked_memory(inst, err);
+        if (status && r == 0)
+            r = rr_error_set(err, RR_E_GUEST, "see the function's log",
+                             "it ended with exit status %d", status);
     } else {
         if (trap)
             wasm_trap_message(trap, &text);
@@ -669,6 +689,7 @@ int rr_engine_new(const struct rr_engine_options *options, struct rr_engine **re
     rr_linear_catch_strays();
     engine->inherit_stdio = options->inherit_stdio;
     engine->precompiled = options->precompiled;
+    engine->memories.budget = options->budget;
     engine->linker = wasmtime_linker_new(engine->engine);
     engine->wasi = wasmtime_linker_new(engine->engine);
     if (!options->no_cache) {

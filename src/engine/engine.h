@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "base/error.h"
 
 struct rr_engine;
@@ -44,6 +45,7 @@ struct rr_engine_options {
     bool no_cache;    /* compile always, store nothing */
     bool precompiled; /* take what rr_module_save() wrote, whoever gives it: it is native code */
     bool wasm_stack_check;
+    struct rr_budget *budget; /* borrowed: of guests' memories; NULL: no matter */
     bool inherit_stdio; /* guests have this process's own streams: no @output, no set_stdin() */
 };
 
@@ -170,6 +172,8 @@ void rr_instance_map(struct rr_instance *inst);
 /* Open the windows: memory grows to 3 GiB if it is smaller. 0 or RR_E_LIMIT. */
 int rr_instance_open_windows(struct rr_instance *inst);
 /* The heap beyond @bytes of linear memory's start was in use at its peak. */
+/* 0, or RR_E_SYSTEM if its memory could not grow for want of budget. */
+int rr_instance_lacked_memory(const struct rr_instance *inst, struct rr_error *err);
 uint64_t rr_instance_heap_bytes(struct rr_instance *inst);
 
 #endif

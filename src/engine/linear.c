@@ -16,6 +16,9 @@
 #define POOL_MAX 128u         /* idle ones before an owner takes another's */
 #define KEPT_MAX (256u << 10) /* of one small message */
 #define GAP_STEP 65536u
+#define IDLE_NS 60000000000u
+
+const char rr_linear_over_budget[] = "the workflow's memory is in use";
 
 static _Thread_local struct rr_linear *volatile running;
 static struct sigaction previous_action, engines_action;
@@ -190,9 +193,15 @@ const char *rr_linear_grow(struct rr_linear *l, uint64_t size)
     }
     if (size > RR_LINEAR_BYTES)
         return "beyond 4 GiB";
+    if (!rr_budget_take(l->pool->budget, size - l->size_bytes)) {
+        l->budget_hit = true;
+        return rr_linear_over_budget;
+    }
     if (size > *end) {
-        if (map(l, *end, size, PROT_READ | PROT_WRITE) < 0)
+        if (map(l, *end, size, PROT_READ | PROT_WRITE) < 0) {
+            rr_budget_give(l->pool->budget, size - l->size_bytes);
             return "mmap";
+        }
         *end = size;
     }
     l->size_bytes = size;
@@ -414,19 +423,44 @@ static int wipe(struct rr_linear *l)
     return r == 0 && to_fence ? fence(l) : r;
 }
 
+/* Out of the pool, with the lock held: one that has been there for long; or NULL. */
+static struct rr_linear *take_idle(struct rr_linear_pool *pool, uint64_t now)
+{
+    uint64_t idle_ns = pool->idle_ns ? pool->idle_ns : IDLE_NS;
+    struct rr_linear **last = &pool->first, *l;
+
+    if (now < pool->next_look_ns)
+        return NULL;
+    pool->next_look_ns = now + idle_ns / 256;
+    while ((*last)->next)
+        last = &(*last)->next;
+    l = *last;
+    if (now - l->put_ns <= idle_ns)
+        return NULL;
+    *last = NULL;
+    pool->n--;
+    return l;
+}
+
 void rr_linear_put(struct rr_linear *l)
 {
     struct rr_linear_pool *pool = l->pool;
+    struct rr_linear *idle;
 
+    rr_budget_give(pool->budget, rr_linear_heap_bytes(l));
     if (wipe(l) != 0) {
         destroy(l);
         return;
     }
+    l->put_ns = rr_now_ns();
     pthread_mutex_lock(&pool->lock);
     l->next = pool->first;
     pool->first = l;
     pool->n++;
+    idle = take_idle(pool, l->put_ns);
     pthread_mutex_unlock(&pool->lock);
+    if (idle)
+        destroy(idle);
 }
 
 void rr_linear_pool_free(struct rr_linear_pool *pool)
@@ -512,7 +546,7 @@ const char *rr_linear_get(struct rr_linear_pool *pool, uint64_t minimum, uint64_
     l->initial_bytes = minimum;
     l->size_bytes = l->below_bytes = 0;
     l->limit_bytes = limit_bytes;
-    l->opened = l->opening = l->limit_hit = l->wide = false;
+    l->opened = l->opening = l->limit_hit = l->budget_hit = l->wide = false;
     l->may_fence = fence;
     l->gap_touched = l->strayed = 0;
     if (!wrong)

@@ -22,6 +22,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "base/util.h"
 
 #define RR_LINEAR_BYTES (4 * RR_GIB)
@@ -36,13 +37,21 @@ struct rr_linear_run {
 
 struct rr_linear_pool {
     pthread_mutex_t lock;
-    struct rr_linear *first;
+    struct rr_linear *first; /* the last put is the first */
     size_t n;
+    struct rr_budget *budget; /* borrowed: what guests may have; NULL: no matter */
+    uint64_t idle_ns; /* one that was not wanted for so long, while others were, is given back; 0: a
+                         minute */
+    uint64_t next_look_ns;
 };
+
+/* What rr_linear_get() and rr_linear_grow() say when the budget has no more. */
+extern const char rr_linear_over_budget[];
 
 struct rr_linear {
     struct rr_linear *next;
     struct rr_linear_pool *pool;
+    uint64_t put_ns;
     uint8_t *base;
     uint64_t size_bytes; /* what the guest sees */
     uint64_t open_bytes, high_bytes, initial_bytes, limit_bytes;
@@ -60,7 +69,7 @@ struct rr_linear {
     bool mapped;                                   /* the windows are readable and writable */
     bool opened;                                   /* by this guest */
     bool opening; /* the next growth is to the end of the windows */
-    bool limit_hit;
+    bool limit_hit, budget_hit;
     volatile sig_atomic_t gap_touched;
 };
 

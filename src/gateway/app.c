@@ -45,6 +45,7 @@ static int make_seats(struct gateway *gw, struct app *app, struct rr_error *err)
         .kind = "serve",
         .no_cache = gw->o.no_cache,
         .arena.watch_pressure = true,
+        .memory_bytes = gw->o.workflow_memory_bytes,
         .tls = gw->o.node_tls,
         .plain = !gw->o.node_tls,
         .post = rr_letter_post,

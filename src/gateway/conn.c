@@ -574,8 +574,9 @@ static enum step make_room(struct conn *c, uint64_t wanted)
     rr_inbound_room(c->body, &cap);
     if (wanted > cap || wanted > c->budget_bytes) {
         /* doubled, lest it be copied with each chunk; from a buffer into a region once */
-        to = rr_min(c->app->max_body_bytes, wanted > 2 * cap ? wanted : 2 * cap);
-        if (!take_budget(c, wanted > cap ? rr_min(to, wanted + RR_SMALL_MAX) : wanted)) {
+        to = wanted > cap ? rr_min(c->app->max_body_bytes, wanted > 2 * cap ? wanted : 2 * cap)
+                          : rr_min(cap, rr_align_up(wanted, RR_MIB));
+        if (!take_budget(c, wanted > cap ? rr_min(to, wanted + RR_SMALL_MAX) : to)) {
             c->keep = false;
             return overloaded(c, "too many bodies are in memory");
         }

@@ -38,7 +38,8 @@ static void preset(unsigned int *value, unsigned int usual)
 
 void rr_gateway_defaults(struct rr_gateway_options *o)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN), pages = sysconf(_SC_PHYS_PAGES);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t memory = rr_machine_memory();
 
     preset(&o->threads, cores > 0 ? (unsigned int)rr_min((uint64_t)cores, 64) : 1);
     preset(&o->concurrency, o->threads > 2 ? 4 * o->threads : 8);
@@ -46,7 +47,8 @@ void rr_gateway_defaults(struct rr_gateway_options *o)
     preset(&o->max_connections, 4096);
     preset(&o->max_header_bytes, 16u << 10);
     preset64(&o->max_body_bytes, 64 * RR_MIB);
-    preset64(&o->max_memory_bytes, pages > 0 ? (uint64_t)pages * 4096 / 4 : RR_GIB);
+    preset64(&o->max_memory_bytes, memory / 4);
+    preset64(&o->workflow_memory_bytes, memory / 2);
     preset64(&o->deadline_ns, 60 * SECOND);
     preset64(&o->drain_ns, 30 * SECOND);
     preset64(&o->idle_ns, 60 * SECOND);

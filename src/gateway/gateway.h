@@ -30,6 +30,7 @@ struct rr_gateway_options {
     size_t n_routes;
     uint64_t max_body_bytes;        /* 64 MiB */
     uint64_t max_memory_bytes;      /* of all bodies that are there or being received; 1/4 of RAM */
+    uint64_t workflow_memory_bytes; /* of one workflow's messages and instances; 1/2 of RAM */
     uint64_t deadline_ns;           /* from the last byte of a request; 60 s */
     uint64_t drain_ns;              /* for what runs, after SIGTERM; 30 s */
     uint64_t idle_ns;               /* between requests; 60 s */

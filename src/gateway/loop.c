@@ -20,6 +20,7 @@
 #define POLL_NS 20000u /* about what it takes to wake a thread on an idle virtual CPU */
 #define NAP_NS 60000u  /* a sleep that short, the client's included, is better polled away */
 #define LUCK 256u
+#define LIGHT_NS 50000u    /* what an instance made ahead may cost */
 #define KEEP_NS 900000000u /* instances made ahead, once nobody asks */
 
 int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err)
@@ -192,7 +193,7 @@ static void settle(struct thread *t)
     w = last_worker(t, &g);
     if (w) {
         rr_worker_settle(w);
-        rr_worker_defer(w, false);
+        rr_worker_defer(w, 0);
     }
     rr_generation_unref(g);
     t->untidy = t->prepared = false;
@@ -208,7 +209,7 @@ static void note_run(struct thread *t, const struct app *app, uint64_t now)
     t->app = index;
     t->ran_ns = now;
     t->untidy = true;
-    rr_worker_defer(app->seats[t->id].worker, true);
+    rr_worker_defer(app->seats[t->id].worker, LIGHT_NS);
 }
 
 /* What has come; if nothing has, who wants this CPU has it first. */

@@ -187,6 +187,12 @@ static void memory(FILE *f, const struct generation *g)
                     g->apps[n].route->path, (unsigned long long)value);
         }
     }
+    rr_stats_head(f, "memory_bytes", "gauge", "What messages and instances have.");
+    for (size_t n = 0; n < g->n_apps; n++)
+        fprintf(f, "roadrunner_memory_bytes{workflow=\"%s\"} %llu\n", g->apps[n].route->path,
+                (unsigned long long)rr_worker_memory(g->apps[n].seats[0].worker));
+    one(f, "memory_limit_bytes", "gauge", "What those of one workflow may have.",
+        g->gw->o.workflow_memory_bytes);
 }
 
 static void queues(FILE *f, struct gateway *gw, const struct generation *g)

@@ -222,8 +222,7 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
         return rr_error_no_memory(err);
     arena->options = *options;
     if (!arena->options.ceiling_bytes)
-        arena->options.ceiling_bytes =
-            (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 4;
+        arena->options.ceiling_bytes = rr_machine_memory() / 4;
     if (!arena->options.idle_ns)
         arena->options.idle_ns = IDLE_NS;
     arena->stop_pipe[0] = arena->stop_pipe[1] = -1;
@@ -263,6 +262,8 @@ void rr_arena_free(struct rr_arena *arena)
     if (arena->warmer_runs)
         pthread_join(arena->warmer, NULL);
     if (arena->pressure_runs) {
+        if (write(arena->stop_pipe[1], "", 1) < 0) /* forked processes have copies of it */
+            rr_log(0, "cannot stop a thread: %s", strerror(errno));
         close(arena->stop_pipe[1]);
         pthread_join(arena->pressure, NULL);
         close(arena->stop_pipe[0]);
@@ -414,11 +415,43 @@ static void account_live(struct rr_arena *arena, struct rr_region *region, uint6
         arena->stats.peak_bytes = arena->stats.live_bytes;
 }
 
-void rr_region_set_bytes(struct rr_region *region, uint64_t bytes)
+/* What others lend is theirs to account for. */
+static struct rr_budget *budget_of(const struct rr_region *region)
 {
-    pthread_mutex_lock(&region->arena->lock);
-    account_live(region->arena, region, bytes);
-    pthread_mutex_unlock(&region->arena->lock);
+    return region->freed ? NULL : region->arena->options.budget;
+}
+
+static int over_budget(const struct rr_arena *arena, uint64_t bytes, struct rr_error *err)
+{
+    return rr_error_set(err, RR_E_SYSTEM,
+                        "raise the limit, or let it handle fewer messages at once",
+                        "no %s for a message: its workflow has %s of %s in use",
+                        rr_bytes_text(bytes), rr_bytes_text(rr_budget_used(arena->options.budget)),
+                        rr_bytes_text(arena->options.budget->limit_bytes));
+}
+
+/* What is warm makes room for what is live. With the lock held. */
+static void keep_ceiling(struct rr_arena *arena)
+{
+    uint64_t ceiling = rr_min(arena->options.ceiling_bytes, rr_budget_left(arena->options.budget));
+
+    if (arena->stats.warm_bytes > ceiling)
+        trim_locked(arena, ceiling);
+}
+
+int rr_region_set_bytes(struct rr_region *region, uint64_t bytes, struct rr_error *err)
+{
+    struct rr_arena *arena = region->arena;
+
+    if (bytes > region->bytes && !rr_budget_take(budget_of(region), bytes - region->bytes))
+        return over_budget(arena, bytes, err);
+    if (bytes < region->bytes)
+        rr_budget_give(budget_of(region), region->bytes - bytes);
+    pthread_mutex_lock(&arena->lock);
+    account_live(arena, region, bytes);
+    keep_ceiling(arena);
+    pthread_mutex_unlock(&arena->lock);
+    return 0;
 }
 
 static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_bytes, uint64_t bytes,
@@ -427,15 +460,19 @@ static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_by
     struct rr_region *region;
     int r = 0;
 
+    if (!rr_budget_take(arena->options.budget, bytes))
+        return over_budget(arena, bytes, err);
     pthread_mutex_lock(&arena->lock);
     region = pool_take(arena, backing, slot_bytes, domain);
     pthread_mutex_unlock(&arena->lock);
     if (!region)
         r = create(arena, backing, slot_bytes, &region);
-    if (r < 0)
+    if (r < 0) {
+        rr_budget_give(arena->options.budget, bytes);
         return rr_error_set(
             err, RR_E_SYSTEM, "raise the limits on address space, mappings and descriptors",
             "no %s of address space for a message: %s", rr_bytes_text(slot_bytes), strerror(-r));
+    }
     pthread_mutex_lock(&arena->lock);
     if (region->domain != domain && region->warm_bytes) {
         discard(region, 0);
@@ -446,6 +483,7 @@ static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_by
     arena->stats.live_regions++;
     region->bytes = 0;
     account_live(arena, region, bytes);
+    keep_ceiling(arena);
     pthread_mutex_unlock(&arena->lock);
     *ret = region;
     return 0;
@@ -471,8 +509,7 @@ static void pool_give(struct rr_arena *arena, struct rr_region *region)
 {
     pool_insert(arena, pool_of(arena, region), region);
     region->put_ns = rr_now_ns();
-    if (arena->stats.warm_bytes > arena->options.ceiling_bytes)
-        trim_locked(arena, arena->options.ceiling_bytes);
+    keep_ceiling(arena);
 }
 
 /* Out of the pool, with the lock held: a warm region that those which were put before @region have
@@ -526,6 +563,7 @@ void rr_region_put(struct rr_region *region)
     else if (region->at != region->home && rr_region_move(region, NULL, 0, NULL) != 0)
         rr_log(0, "cannot take a region back from its window");
 
+    rr_budget_give(budget_of(region), region->bytes);
     pthread_mutex_lock(&arena->lock);
     arena->stats.live_regions--;
     account_live(arena, region, 0);
@@ -803,6 +841,8 @@ void rr_region_idle(struct rr_region *region, bool idle)
 {
     struct rr_arena *arena = region->arena;
 
+    if (idle)
+        rr_budget_give(budget_of(region), region->bytes);
     pthread_mutex_lock(&arena->lock);
     arena->stats.live_regions += idle ? -1ull : 1;
     arena->stats.warm_regions += idle ? 1 : -1ull;

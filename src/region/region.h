@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/budget.h"
 #include "base/error.h"
 
 #define RR_HUGE (2ull << 20)
@@ -35,12 +36,14 @@ enum rr_scrub {
 };
 
 struct rr_arena_options {
-    uint64_t ceiling_bytes; /* pooled warm bytes kept; more is given back; 0 = 1/4 of RAM */
+    uint64_t ceiling_bytes; /* pooled warm bytes kept, if the budget leaves them; more is given
+                               back; 0 = 1/4 of RAM */
     enum rr_scrub scrub;    /* of domains that rr_arena_set_scrub() was not told about */
     uint64_t idle_ns; /* a warm region that was not wanted for so long, while others were, is given
                          back; 0: a minute */
-    bool watch_pressure; /* trim when the kernel reports memory pressure */
-    int pressure_fd;     /* borrowed; POLLPRI on it means pressure; 0: the kernel's own report */
+    struct rr_budget *budget; /* borrowed: what regions of ours that are live take; NULL: none */
+    bool watch_pressure;      /* trim when the kernel reports memory pressure */
+    int pressure_fd; /* borrowed; POLLPRI on it means pressure; 0: the kernel's own report */
 };
 
 struct rr_arena_stats {
@@ -189,8 +192,9 @@ bool rr_region_shared(const struct rr_region *region);
 int rr_region_reset(struct rr_region *region);
 /* Account a region that its holder keeps for later as warm, or as live again. */
 void rr_region_idle(struct rr_region *region, bool idle);
-/* Raise the accounted size after the owner used more than it asked for. */
-void rr_region_set_bytes(struct rr_region *region, uint64_t bytes);
+/* Change the accounted size: before its owner uses more than it asked for, or once it is known to
+ * be less. 0, or RR_E_SYSTEM beyond the budget, and then it stays as it was. */
+int rr_region_set_bytes(struct rr_region *region, uint64_t bytes, struct rr_error *err);
 
 /* Reserve @bytes of address space aligned to @align; PROT_NONE. NULL when refused. */
 uint8_t *rr_reserve(uint64_t bytes, uint64_t align);

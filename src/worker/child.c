@@ -202,6 +202,8 @@ static int move_in(struct remote *rm, int function, int control_fd, struct rr_er
     rm->control_fd = control_fd;
     rm->pulse = rm->children[function].pulse;
     rm->domain.own = &rm->domain.shares[function];
+    if (rm->w->budget)
+        rm->w->budget->own = &rm->w->budget->shares[1 + function];
     rm->events = calloc(1, sizeof(*rm->events));
     close(rm->epoll_fd);
     rm->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -212,7 +212,7 @@ static int detach(struct instance *i, struct held *h, uint64_t len, bool several
             r = to_memfd(i, m, len, &err);
         if (r)
             return fail_system(i, &err);
-        rr_region_set_bytes(m->region, rr_region_backing(m->region) == RR_VIEW ? 0 : len);
+        rr_region_set_bytes(m->region, rr_region_backing(m->region) == RR_VIEW ? 0 : len, NULL);
     }
     m->len = len;
     m->fixed = true; /* also what came from outside: it may have been given pointers here */
@@ -527,9 +527,8 @@ static int take_spare(struct instance *i, struct port *port, struct message *m, 
     if (spare)
         rr_region_idle(spare, false);
     if (spare && port->spare_offset == offset && port->spare_len == len) {
-        rr_region_set_bytes(spare, len);
         m->region = spare;
-        return 0;
+        return rr_region_set_bytes(spare, len, err);
     }
     if (spare)
         rr_region_reset(spare);
@@ -638,18 +637,22 @@ static void log_bytes(struct instance *i, int stream, const uint8_t *data, size_
     }
 }
 
-/* From the small buffer into a region, once it no longer fits. */
-static int grow_out(struct instance *i, const struct port *port, struct rr_error *err)
+/* Out of the small buffer, once it no longer fits, and on. */
+static int grow_out(struct instance *i, const struct port *port, uint64_t wanted,
+                    struct rr_error *err)
 {
     struct message *m = i->out;
-    int r = rr_region_get(i->w->arena, rr_port_backing(i->w, port), port->slot_bytes, m->len, 0,
-                          &m->region, err);
+    uint64_t room = rr_min(wanted > 2 * i->out_room ? wanted : 2 * i->out_room, port->max_bytes);
+    int r = m->region ? rr_region_set_bytes(m->region, room, err)
+                      : rr_region_get(i->w->arena, rr_port_backing(i->w, port), port->slot_bytes,
+                                      room, 0, &m->region, err);
 
     if (r)
         return r;
-    memcpy(rr_region_data(m->region), m->small->data, m->len);
+    if (m->small)
+        memcpy(rr_region_data(m->region), m->small->data, m->len);
     rr_small_unref(rr_take(m->small));
-    i->out_room = port->max_bytes;
+    i->out_room = room;
     return 0;
 }
 
@@ -681,7 +684,7 @@ static int append_out(struct instance *i, const uint8_t *data, size_t len)
     if (len > port->max_bytes - i->out->len)
         return too_long(i, "stdout", port, i->out->len + len);
     if (i->out->len + len > i->out_room)
-        r = grow_out(i, port, &err);
+        r = grow_out(i, port, i->out->len + len, &err);
     if (r)
         return fail_system(i, &err);
     memcpy(rr_message_data(i->out) + i->out->len, data, len);
@@ -715,7 +718,7 @@ int rr_out_flush(struct instance *i, struct rr_error *err)
     m->path = RR_PATH_STREAM;
     m->sent_ns = now;
     if (m->region)
-        rr_region_set_bytes(m->region, m->len);
+        rr_region_set_bytes(m->region, m->len, NULL);
     if (dispatch(i, port, m))
         return rr_instance_fault(i->guest.inst, err);
     return 0;

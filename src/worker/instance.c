@@ -8,7 +8,6 @@
 
 /* fresh instances of a function made ahead, and those of a worker not yet destroyed */
 #define AHEAD 8
-#define LIGHT_NS 50000u
 #define LIGHT_BYTES (4u << 20)
 #define STALE_NS 1000000000u /* it may have read the clock when it started */
 
@@ -298,15 +297,16 @@ static void make_ahead(struct rr_worker *w, int fn)
         return;
     }
     i->made_ns = rr_now_ns();
-    f->light = i->made_ns - began < LIGHT_NS && i->n_held == 0;
+    f->light = i->made_ns - began < w->light_ns && i->n_held == 0;
     i->next = f->ready;
     f->ready = i;
     f->n_ready++;
 }
 
-void rr_worker_defer(struct rr_worker *w, bool on)
+void rr_worker_defer(struct rr_worker *w, uint64_t light_ns)
 {
-    w->defers = on;
+    w->defers = light_ns > 0;
+    w->light_ns = light_ns;
 }
 
 bool rr_worker_tidy(struct rr_worker *w)
@@ -370,6 +370,6 @@ int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct i
         return 0;
     began = w->defers ? rr_now_ns() : 0;
     r = create(w, fn, deadline_ns, ret, err);
-    f->light = r == 0 && w->defers && rr_now_ns() - began < LIGHT_NS;
+    f->light = r == 0 && w->defers && rr_now_ns() - began < w->light_ns;
     return r;
 }

@@ -140,14 +140,17 @@ struct rr_worker {
         *share; /* borrowed: whose arena, engine and modules these are, or NULL */
     const struct rr_worker *beside; /* the same of the arena only */
     struct rr_observer observer;
+    struct rr_budget *budget; /* of all workers of the workflow; NULL: none */
     struct rr_arena *arena;
     struct rr_engine *engine;
     struct fn *fns;
     struct port input;
-    int ready_first, ready_last; /* functions with all inputs, linked by next_ready */
-    size_t n_queued, n_forgone;  /* forgone: in this run, of edges that are optional */
+    int ready_first, ready_last;          /* functions with all inputs, linked by next_ready */
+    size_t n_queued, n_forgone;           /* forgone: in this run, of edges that are optional */
+    uint64_t queued_bytes, queue_charged; /* of it; taken from the budget for them */
     struct message *result;
     bool defers;            /* rr_worker_defer() */
+    uint64_t light_ns;      /* to make an instance ahead may take so long */
     struct instance *spent; /* to be destroyed */
     unsigned int n_spent;
     int first_lacking; /* functions that lack instances made ahead; -1: none */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Modules of a workflow: load, find the tier, check that the two fit. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,20 +221,40 @@ static int load_all(struct rr_worker *w, struct rr_error *err)
     return r;
 }
 
+/* A share for this process, and one for each that a function may have. */
+static int make_budget(struct rr_worker *w, uint64_t bytes)
+{
+    struct rr_budget *b = malloc(sizeof(*b));
+
+    if (!b ||
+        rr_budget_init(b, bytes, 1 + (rr_workflow_isolates(w->wf) ? w->wf->n_functions : 0))) {
+        free(b);
+        return -ENOMEM;
+    }
+    w->budget = b;
+    return 0;
+}
+
 /* What all workers of a workflow share. */
 static int make_common(struct rr_worker *w, const struct rr_worker_options *options,
                        struct rr_error *err)
 {
+    const struct rr_worker *other = w->share ? w->share : w->beside;
     struct rr_engine_options engine = {.no_cache = options->no_cache,
                                        .precompiled = options->precompiled};
     struct rr_arena_options arena = options->arena;
     int r;
 
+    if (other)
+        w->budget = other->budget;
+    else if (options->memory_bytes && make_budget(w, options->memory_bytes))
+        return rr_error_no_memory(err);
     if (w->share) {
         w->arena = w->share->arena;
         w->engine = w->share->engine;
         return 0;
     }
+    arena.budget = engine.budget = w->budget;
     if (w->wf->pool_bytes)
         arena.ceiling_bytes = w->wf->pool_bytes;
     if (w->wf->scrub_always)
@@ -355,9 +376,18 @@ void rr_worker_free(struct rr_worker *w)
         rr_status_free(w->status);
     if (!w->share)
         rr_engine_free(w->engine);
-    if (!w->share && !w->beside)
+    if (!w->share && !w->beside) {
         rr_arena_free(w->arena);
+        if (w->budget)
+            rr_budget_deinit(w->budget);
+        free(w->budget);
+    }
     free(w);
+}
+
+uint64_t rr_worker_memory(const struct rr_worker *w)
+{
+    return w->budget ? rr_budget_used(w->budget) : 0;
 }
 
 struct rr_arena *rr_worker_arena(struct rr_worker *w)

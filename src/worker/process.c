@@ -325,6 +325,8 @@ static void died(struct remote *rm, struct child *c)
     c->n_failed++;
     atomic_store(&rm->domain.shares[c->function].messages, 0); /* it has nothing under way */
     atomic_store(&rm->domain.shares[c->function].bytes, 0);
+    if (rm->w->budget)
+        atomic_store(&rm->w->budget->shares[1 + c->function].used_bytes, 0);
     c->again_ns = rr_now_ns() + pause_of(rm, c);
 }
 
@@ -698,6 +700,7 @@ void rr_processes_stop(struct remote *rm)
         for (size_t n = 0; n < rm->n_children; n++)
             if (rm->children[n].control_fd >= 0)
                 died(rm, &rm->children[n]);
+        shutdown(rm->zygote_fd, SHUT_RDWR); /* zygotes made since have copies of it */
         close(rm->zygote_fd);
         waitpid(rm->zygote_pid, NULL, 0);
     }

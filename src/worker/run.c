@@ -57,6 +57,37 @@ static struct inlet *inlet_of(struct fn *f, int edge)
     return &f->inlets[0]; /* of a callee, for its other callers */
 }
 
+/* Small messages that wait are counted together, and from here on: so that a run of a few has
+ * nothing to count. */
+#define QUEUE_FREE RR_MIB
+#define QUEUE_STEP RR_MIB
+
+static uint64_t queued_cost(const struct message *m)
+{
+    return sizeof(*m) + m->meta_len + (m->small ? m->small->cap : 0);
+}
+
+static bool note_queued(struct rr_worker *w, const struct message *m)
+{
+    uint64_t bytes = w->queued_bytes + queued_cost(m);
+
+    if (bytes > QUEUE_FREE + w->queue_charged) {
+        uint64_t more = rr_align_up(bytes - QUEUE_FREE - w->queue_charged, QUEUE_STEP);
+
+        if (!rr_budget_take(w->budget, more))
+            return false;
+        w->queue_charged += more;
+    }
+    w->queued_bytes = bytes;
+    return true;
+}
+
+static void note_queue_empty(struct rr_worker *w)
+{
+    rr_budget_give(w->budget, w->queue_charged);
+    w->queued_bytes = w->queue_charged = 0;
+}
+
 int rr_enqueue(struct rr_worker *w, struct message *m, int edge, struct rr_error *err)
 {
     int to = w->wf->edges[edge].to;
@@ -76,6 +107,13 @@ int rr_enqueue_here(struct rr_worker *w, struct message *m, int edge, struct rr_
         rr_message_free(m);
         return rr_error_set(err, RR_E_LIMIT, "send fewer messages per run",
                             "%d messages are on their way already", RR_MAX_QUEUED);
+    }
+    if (!note_queued(w, m)) {
+        rr_message_free(m);
+        return rr_error_set(
+            err, RR_E_SYSTEM, "raise the limit, or let it handle fewer messages at once",
+            "no memory for a message: its workflow has %s of %s in use",
+            rr_bytes_text(rr_budget_used(w->budget)), rr_bytes_text(w->budget->limit_bytes));
     }
     w->n_queued++;
     m->edge = edge;
@@ -103,7 +141,9 @@ static void take_inputs(struct rr_worker *w, struct fn *f, struct message **ret)
             inlet->last = NULL;
             f->n_filled--;
         }
-        w->n_queued--;
+        w->queued_bytes -= rr_min(queued_cost(ret[n]), w->queued_bytes);
+        if (--w->n_queued == 0)
+            note_queue_empty(w);
     }
 }
 
@@ -124,6 +164,7 @@ void rr_queue_drain(struct rr_worker *w)
         f->n_filled = 0;
     }
     w->n_queued = 0;
+    note_queue_empty(w);
     w->ready_first = w->ready_last = -1;
 }
 
@@ -214,6 +255,8 @@ static int check_outcome(struct rr_worker *w, struct instance *i, int status, st
 {
     struct fn *f = &w->fns[i->fn];
 
+    if (status && i->caller < 0 && rr_instance_lacked_memory(i->guest.inst, err))
+        return (int)err->code;
     if (status && i->caller < 0)
         return rr_error_set(err, RR_E_GUEST,
                             "see its log; its own documentation says what that means",
@@ -379,7 +422,8 @@ static int read_large(struct rr_worker *w, int fd, struct message *m, uint64_t t
     r = read_some(w, fd, rr_region_data(m->region) + m->len, w->input.max_bytes - m->len, m->len,
                   total, &more, err);
     m->len += more;
-    rr_region_set_bytes(m->region, m->len);
+    if (r == 0)
+        r = rr_region_set_bytes(m->region, m->len, err);
     if (r == 0 && m->len == w->input.max_bytes) {
         r = read_some(w, fd, &extra, 1, m->len, total, &more, err);
         if (r == 0 && more)

@@ -72,7 +72,7 @@ int64_t rr_inbound_grow(const struct rr_worker *w, struct message *m, uint64_t u
     uint8_t *from = rr_inbound_room(m, &cap);
 
     if (len <= cap)
-        return 0;
+        return m->region && rr_region_set_bytes(m->region, len, err) ? -1 : 0;
     if (rr_inbound_new(w, len, &larger, err))
         return -1;
     memcpy(rr_message_data(larger), from, used);
@@ -87,7 +87,7 @@ void rr_inbound_end(struct message *m, uint64_t len, uint8_t *meta, size_t meta_
 {
     m->len = len;
     if (m->region)
-        rr_region_set_bytes(m->region, len);
+        rr_region_set_bytes(m->region, len, NULL);
     free(m->meta);
     m->meta = meta;
     m->meta_len = meta_len;

@@ -85,6 +85,9 @@ struct rr_worker_options {
     /* The same, but of its arena only: for workers with functions on other nodes, each of which has
      * connections of its own, that its engine works for while guests run. */
     const struct rr_worker *beside;
+    /* What its messages and instances may have, in all processes of this machine that are its own;
+     * 0: no matter. Of @share or @beside, if there is one. */
+    uint64_t memory_bytes;
     uint64_t spin_ns; /* 0: RR_SPIN_ADAPTIVE_NS; more: poll so long; UINT64_MAX: never poll */
     struct rr_arena_options arena;
     struct rr_observer observer;
@@ -154,14 +157,16 @@ void rr_worker_stop_by(struct rr_worker *w, const atomic_bool *stop);
 void rr_worker_nudge(struct rr_worker *w);
 /* Have regions of the sizes seen so far warmed in the background; wait with rr_arena_settle(). */
 void rr_worker_warm(struct rr_worker *w);
-/* With @on, what does not belong to a run is put off: an instance that has served is destroyed, and
- * fresh ones are made for the runs to come, by rr_worker_tidy(), as long as both are quick and
- * small. */
-void rr_worker_defer(struct rr_worker *w, bool on);
+/* What does not belong to a run is put off: an instance that has served is destroyed, and fresh
+ * ones are made for the runs to come, by rr_worker_tidy(), as long as they are small and to make
+ * one takes less than @light_ns. 0: nothing is put off. */
+void rr_worker_defer(struct rr_worker *w, uint64_t light_ns);
 /* Some 5 us of that work, for who has nothing else to do. false: nothing was left. */
 bool rr_worker_tidy(struct rr_worker *w);
 /* Destroy what has served, and what was made ahead: nobody asks any more. */
 void rr_worker_settle(struct rr_worker *w);
+/* What it has of memory_bytes; 0 without a limit. Any thread. */
+uint64_t rr_worker_memory(const struct rr_worker *w);
 struct rr_arena *rr_worker_arena(struct rr_worker *w);
 
 enum rr_tier rr_worker_tier(const struct rr_worker *w, int function);

@@ -98,6 +98,27 @@ def edge(a, b, max=None):
     return {"from": a, "to": b, **({"max": max} if max else {})}
 
 
+def children_of(pid):
+    """All descendants: {pid: name}."""
+    found, parents = {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "stat").read_text()
+            except OSError:
+                continue
+            name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :]
+            parents[int(entry.name)] = (int(rest.split()[1]), name, rest.split()[0])
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        for child, (parent, name, state) in parents.items():
+            if parent == one and state != "Z":
+                found[child] = name
+                todo.append(child)
+    return found
+
+
 def guest(name, kind="tests"):
     return GUESTS / kind / f"{name}.wasm"
 

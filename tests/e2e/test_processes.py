@@ -14,31 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, edge
+from conftest import BIN, BUILD, GUESTS, KIB, MIB, SLOW, children_of, edge
 
 EXAMPLES = GUESTS / "examples"
 PROCESS = ["--isolation", "process"]
-
-
-def children_of(pid):
-    """All descendants: {pid: name}."""
-    found, parents = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "stat").read_text()
-            except OSError:
-                continue
-            name, rest = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :]
-            parents[int(entry.name)] = (int(rest.split()[1]), name, rest.split()[0])
-    todo = [pid]
-    while todo:
-        one = todo.pop()
-        for child, (parent, name, state) in parents.items():
-            if parent == one and state != "Z":
-                found[child] = name
-                todo.append(child)
-    return found
 
 
 class Run:

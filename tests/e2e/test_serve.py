@@ -19,7 +19,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from conftest import BIN, GUESTS, KIB, MIB, ROOT, SLOW, edge
+from conftest import BIN, GUESTS, KIB, MIB, ROOT, SLOW, children_of, edge
 
 EXAMPLES = GUESTS / "examples"
 HOST = b"Host: a\r\n"
@@ -380,6 +380,92 @@ def test_limits_of_bodies(serve, flow):
             assert s.ask("/echo", b"x" * 600000).status == 503
         wait_for(lambda: s.metric("body_bytes") == 0, "it is given back")
         assert s.ask("/echo", b"x" * 600000).status == 200
+
+
+def all_is_back(s):
+    """Of fresh instances none stays for long, once nobody asks."""
+    wait_for(lambda: s.metric("memory_bytes") == 0, "its memory is back")
+
+
+def test_memory_of_a_workflow(serve, flow):
+    """Whoever wants more is told so, with 503, and what is left goes to those who want less."""
+    with serve(flow(max="1GiB"), "--max-body", "1GiB", "--workflow-memory", "32MiB") as s:
+        assert s.metric("memory_limit_bytes") == 32 * MIB
+        assert s.ask("/echo", b"x" * (20 * MIB)).status == 200
+        for request, why in [  # the bodies are refused before they are read
+            (b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 40000000\r\n\r\n", "for the body"),
+            (CHUNKED + b"2625a00\r\n", "for the body"),
+            (b"GET /big?40000000 HTTP/1.1\r\nConnection: close\r\n" + HOST + b"\r\n", "short of"),
+        ]:
+            head, _, body = s.raw(request).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in head, request
+            assert why in json.loads(body)["detail"], request
+            assert s.ask("/echo", b"y" * MIB).body == b"y" * MIB
+        s.wait_log("its workflow has")
+        with s.connect() as c:  # what is promised counts
+            c.sendall(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 25000000\r\n\r\n")
+            wait_for(lambda: s.metric("memory_bytes") >= 25000000, "it counts")
+            head = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 10000000\r\n\r\n"
+            assert s.raw(head).startswith(b"HTTP/1.1 503 ")
+        all_is_back(s)
+        assert s.ask("/echo", b"x" * 10000000).status == 200
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_memory_of_guests_counts(serve, rr, isolated):
+    """Heaps, outputs and small messages that wait; other workflows do not notice."""
+
+    def flow(name, large, least, most):
+        out = []
+        for size, amount in [("less", least), ("more", most)]:
+            functions = {"f": {"module": name, "memory": "1GiB", "env": large(amount)}}
+            edges = [edge("input", "f", "64MiB")]
+            if name == "flood":
+                functions["g"] = {"module": "tally", "instances": 1}
+                edges.append(edge("f.each", "g", "1MiB"))
+            path = rr.workflow(functions, edges, "f", f"{name}-{size}.yaml")
+            out += ["-r", f"/{name}/{size}={path}"]
+        return out
+
+    routes = flow("heap", lambda mib: {"HEAP_MIB": str(mib)}, 10, 100)
+    routes += flow("flood", lambda n: {"N": str(n), "SIZE": "4096"}, 500, 30000)
+    routes += flow("stdio_upper", lambda n: {}, 0, 0)
+    options = ["--isolation", "process"] if isolated else []
+    with serve(*routes, "--workflow-memory", "64MiB", *options) as s:
+        for _ in range(5):
+            for name in "heap", "flood":
+                if name == "flood" and isolated:
+                    continue  # there the queues of links hold the sender
+                r = s.ask(f"/{name}/more", b"x")
+                assert r.status == 503 and r.headers["Retry-After"], (name, r.body)
+                assert s.ask(f"/{name}/less", b"x").status == 200, name
+            # it is there twice: as input and as output
+            assert s.ask("/stdio_upper/less", b"x" * (20 * MIB)).body == b"X" * (20 * MIB)
+            assert s.ask("/stdio_upper/less", b"x" * (40 * MIB)).status == 503
+        s.wait_log("there is no more memory for it: its workflow has")
+        wait_for(lambda: s.metric("memory_bytes", workflow="/heap/more") == 0, "it is back")
+        wait_for(lambda: s.metric("memory_bytes", workflow="/stdio_upper/less") == 0, "it is back")
+
+
+def test_memory_of_the_dead_is_given_back(serve, rr):
+    """A process that is killed takes nothing with it."""
+    w = rr.workflow(
+        {"sleeper": {"module": "http", "deadline": "60s"}},
+        [edge("input", "sleeper", "64MiB")],
+        "sleeper",
+    )
+    with serve(w, "--workflow-memory", "64MiB", "--isolation", "process") as s:
+        assert s.ask("/echo", b"x").status == 200
+        with s.connect() as c:
+            head = b"POST /sleep?30000 HTTP/1.1\r\n" + HOST + b"Content-Length: 9000000\r\n\r\n"
+            c.sendall(head + b"x" * 9000000)
+            wait_for(lambda: s.metric("memory_bytes") > 9000000, "it runs")
+            for pid, name in children_of(s.process.pid).items():
+                if name == "sleeper":
+                    os.kill(pid, signal.SIGKILL)
+            assert c.recv(20).startswith(b"HTTP/1.1 502 ")
+        all_is_back(s)
+        wait_for(lambda: s.ask("/echo", b"x").status == 200, "another works")
 
 
 def test_slow_clients_are_dropped(serve, flow):
@@ -894,6 +980,25 @@ def test_isolated_functions(serve, rr):
         for t in threads:
             t.join()
         assert out == [200] * 10
+
+
+def test_isolated_workflows_come_and_go(serve, flow):
+    """The processes of one hold nothing of another's: a reload and the end wait for none."""
+    paths = [flow(name=f"{name}.yaml", isolation="process") for name in "ab"]
+    with serve("-r", f"/a={paths[0]}", "-r", f"/b={paths[1]}") as s:
+        for n in range(1, 4):
+            for name in "ab":
+                assert s.ask(f"/{name}/echo", b"x").body == b"x"
+            before = children_of(s.process.pid)
+            assert len(before) == 4, before  # each has a process that starts others, and one of f
+            s.process.send_signal(signal.SIGHUP)
+            wait_for(lambda n=n: s.metric("reloads_total") == n, "it is read again")
+            wait_for(
+                lambda old=before: not old.keys() & children_of(s.process.pid).keys(), "they end"
+            )
+        s.process.send_signal(signal.SIGTERM)
+        s.process.wait(10 * SLOW)
+        assert s.process.returncode == 0
 
 
 def test_routes(serve, flow):

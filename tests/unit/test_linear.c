@@ -360,9 +360,66 @@ static void test_owners(void **state)
     assert_true(pool.n > 1 && pool.n < 200);
 }
 
+/* A burst's memories are given back, while others are in use; those last put are kept. */
+static void test_idle_ones_go(void **state)
+{
+    struct rr_linear *burst[20];
+    size_t before;
+
+    (void)state;
+    pool.idle_ns = 20000000;
+    for (size_t n = 0; n < RR_ARRAY_LEN(burst); n++)
+        burst[n] = get(n % 2);
+    for (size_t n = 0; n < RR_ARRAY_LEN(burst); n++)
+        rr_linear_put(burst[n]);
+    assert_int_equal(pool.n, 20);
+    for (size_t n = 0; n < 1000 && pool.n > 1; n++) {
+        before = pool.n;
+        rr_linear_put(get(false));
+        assert_true(pool.n == before || pool.n == before - 1);
+        usleep(1000);
+    }
+    assert_int_equal(pool.n, 1);
+    assert_null(pool.first->next);
+    rr_linear_put(get(false));
+}
+
+static void test_budget(void **state)
+{
+    struct rr_linear *l, *other = NULL;
+    struct rr_budget budget;
+
+    (void)state;
+    assert_int_equal(rr_budget_init(&budget, 3 * INITIAL, 1), 0);
+    pool.budget = &budget;
+    l = get(true);
+    assert_int_equal(rr_budget_used(&budget), INITIAL);
+    open_windows(l);
+    assert_int_equal(rr_budget_used(&budget), INITIAL); /* what lies there is counted as messages */
+    assert_null(rr_linear_grow(l, RR_WINDOW_END + INITIAL));
+    assert_int_equal(rr_budget_used(&budget), 2 * INITIAL);
+    assert_ptr_equal(rr_linear_grow(l, RR_WINDOW_END + 3 * INITIAL), rr_linear_over_budget);
+    assert_true(l->budget_hit);
+    assert_false(l->limit_hit);
+    assert_int_equal(rr_budget_used(&budget), 2 * INITIAL);
+    assert_false(readable(l, RR_WINDOW_END + INITIAL));
+    assert_int_equal(rr_linear_heap_bytes(l), 2 * INITIAL);
+    assert_ptr_equal(rr_linear_get(&pool, 2 * INITIAL, LIMIT, &pool, false, false, &other),
+                     rr_linear_over_budget);
+    assert_null(other);
+    rr_linear_put(l);
+    assert_int_equal(rr_budget_used(&budget), 0);
+    l = get(true);
+    assert_false(l->budget_hit);
+    rr_linear_put(l);
+    assert_int_equal(rr_budget_used(&budget), 0);
+    rr_budget_deinit(&budget);
+}
+
 static int setup(void **state)
 {
     (void)state;
+    pool = (struct rr_linear_pool){0};
     pthread_mutex_init(&pool.lock, NULL);
     return 0;
 }
@@ -385,6 +442,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(test_fence, setup, teardown),
         cmocka_unit_test_setup_teardown(test_owners, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_idle_ones_go, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_budget, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);

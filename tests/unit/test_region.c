@@ -288,9 +288,9 @@ static void test_accounts(void **state)
     struct rr_error err;
 
     assert_int_equal(stats_of(f->arena).live_bytes, 40 * RR_MIB);
-    rr_region_set_bytes(a, 20 * RR_MIB);
+    assert_int_equal(rr_region_set_bytes(a, 20 * RR_MIB, NULL), 0);
     assert_int_equal(stats_of(f->arena).live_bytes, 50 * RR_MIB);
-    rr_region_set_bytes(a, 1);
+    assert_int_equal(rr_region_set_bytes(a, 1, NULL), 0);
     rr_region_move(b, f->window, 30 * RR_MIB, &err);
     rr_region_put(b);
     assert_int_equal(stats_of(f->arena).live_bytes, 1);
@@ -419,6 +419,54 @@ static void test_pressure_gives_the_pool_back(void **state)
     rr_arena_free(arena);
     close(fds[0]);
     close(fds[1]);
+}
+
+/* What is live stays within the budget, and what is warm within what that leaves. */
+static void test_budget(void **state)
+{
+    struct rr_arena_options options = {0};
+    struct rr_region *a, *b = NULL, *view;
+    struct rr_arena *arena;
+    struct rr_error err;
+    struct rr_budget budget;
+
+    (void)state;
+    assert_int_equal(rr_budget_init(&budget, 10 * RR_MIB, 1), 0);
+    options.budget = &budget;
+    assert_int_equal(rr_arena_new(&options, &arena, &err), 0);
+    a = get(arena, RR_MEMFD, RR_SLOT_SMALL, 6 * RR_MIB);
+    assert_int_equal(rr_budget_used(&budget), 6 * RR_MIB);
+    assert_int_equal(rr_region_get(arena, RR_ANON, RR_SLOT_SMALL, 4 * RR_MIB + 1, 0, &b, &err),
+                     RR_E_SYSTEM);
+    assert_non_null(strstr(err.text, "6 MiB of 10 MiB"));
+    assert_null(b);
+    assert_int_equal(rr_region_set_bytes(a, 11 * RR_MIB, &err), RR_E_SYSTEM);
+    assert_int_equal(rr_budget_used(&budget), 6 * RR_MIB);
+    assert_int_equal(rr_region_set_bytes(a, 10 * RR_MIB, &err), 0);
+    assert_int_equal(rr_region_set_bytes(a, 8 * RR_MIB, &err), 0);
+    assert_int_equal(rr_budget_used(&budget), 8 * RR_MIB);
+    assert_int_equal(rr_region_view(a, NULL, 8 * RR_MIB, &view, &err), 0); /* of the same pages */
+    assert_int_equal(rr_budget_used(&budget), 8 * RR_MIB);
+    rr_region_put(view);
+    assert_int_equal(rr_budget_used(&budget), 8 * RR_MIB);
+    rr_region_put(a);
+    assert_int_equal(rr_budget_used(&budget), 0);
+
+    a = get(arena, RR_ANON, RR_SLOT_SMALL, 8 * RR_MIB);
+    fill(rr_region_data(a), 8 * RR_MIB, 1);
+    assert_int_equal(rr_arena_warm(arena, RR_ANON, RR_SLOT_SMALL, 8 * RR_MIB, 1), 0);
+    rr_arena_settle(arena);
+    assert_in_range(stats_of(arena).warm_bytes, 0, 2 * RR_MIB);
+    rr_region_put(a);
+    assert_int_equal(rr_arena_warm(arena, RR_ANON, RR_SLOT_SMALL, 8 * RR_MIB, 1), 0);
+    rr_arena_settle(arena);
+    assert_in_range(stats_of(arena).warm_bytes, 8 * RR_MIB, 10 * RR_MIB);
+    a = get(arena, RR_MEMFD, RR_SLOT_SMALL, 9 * RR_MIB);
+    assert_in_range(stats_of(arena).warm_bytes, 0, RR_MIB);
+    rr_region_put(a);
+    rr_arena_free(arena);
+    assert_int_equal(rr_budget_used(&budget), 0);
+    rr_budget_deinit(&budget);
 }
 
 static void test_limits(void **state)
@@ -727,6 +775,7 @@ int main(void)
         cmocka_unit_test(test_warm_and_ceiling),
         cmocka_unit_test(test_pressure_gives_the_pool_back),
         cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+        cmocka_unit_test(test_budget),
         cmocka_unit_test_setup_teardown(test_import_refuses, setup, teardown),
         cmocka_unit_test_setup_teardown(test_move_and_swap_pages, setup, teardown),
         cmocka_unit_test_setup_teardown(test_reset_mends_a_patched_region, setup, teardown),
