@@ -6,10 +6,14 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "base/util.h"
 
 static _Thread_local _Atomic uint32_t heard; /* 1: SIGIO came since the wait began */
 
@@ -82,4 +86,67 @@ bool rr_wait(const struct futex_waitv *words, size_t n, int epoll_fd, uint64_t u
 void rr_wait_wake(_Atomic uint32_t *word)
 {
     syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* --- what that takes ------------------------------------------------------------------------- */
+
+#define ROUND_TRIPS 64
+#define ROUND_TRIPS_NS 10000000u
+
+struct pair {
+    int there, back;
+};
+
+/* Until it is sent a 2. */
+static void *answer(void *data)
+{
+    const struct pair *p = data;
+    uint64_t n;
+
+    while (read(p->there, &n, sizeof(n)) == sizeof(n) && n == 1)
+        if (write(p->back, &n, sizeof(n)) != sizeof(n))
+            break;
+    return NULL;
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+static uint64_t time_pair(const struct pair *p)
+{
+    uint64_t took[ROUND_TRIPS], one = 1, end = rr_now_ns() + ROUND_TRIPS_NS;
+    size_t n = 0;
+
+    while (n < ROUND_TRIPS && rr_now_ns() < end) {
+        uint64_t begin = rr_now_ns(), got;
+
+        if (write(p->there, &one, sizeof(one)) < 0 || read(p->back, &got, sizeof(got)) < 0)
+            break;
+        took[n++] = rr_now_ns() - begin;
+    }
+    qsort(took, n, sizeof(took[0]), compare);
+    return n ? took[n / 2] : 0;
+}
+
+uint64_t rr_wait_round_trip_ns(void)
+{
+    struct pair p = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+    uint64_t two = 2, ns = 0;
+    pthread_t thread;
+
+    if (p.there >= 0 && p.back >= 0 && pthread_create(&thread, NULL, answer, &p) == 0) {
+        ns = time_pair(&p);
+        if (write(p.there, &two, sizeof(two)) < 0)
+            ns = 0;
+        pthread_join(thread, NULL);
+    }
+    if (p.there >= 0)
+        close(p.there);
+    if (p.back >= 0)
+        close(p.back);
+    return ns;
 }

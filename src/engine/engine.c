@@ -22,6 +22,7 @@
 
 #define MAX_EXPORTS 8
 #define NEVER UINT64_MAX
+#define WEIGH_NS 100000000u         /* between looks at a guest's windows */
 #define START_LIMIT_NS 10000000000u /* a start function may not loop for ever */
 
 _Static_assert(sizeof(union rr_value) == sizeof(wasmtime_val_raw_t), "arrays pass through");
@@ -73,6 +74,8 @@ struct rr_instance {
     wasmtime_func_t io[2]; /* read, write: see io_wasm */
     struct rr_linear *io_memory;
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
+    uint64_t (*mapped)(void *user);
+    uint64_t weigh_ns; /* when its windows are looked at next */
     void *user;
     struct stream {
         struct rr_instance *inst;
@@ -109,19 +112,21 @@ static void linear_put(void *env)
     rr_linear_put(env);
 }
 
-static int over_budget(const struct rr_instance *inst, struct rr_error *err)
+static int over_budget(const struct rr_instance *inst, uint64_t wanted_bytes, struct rr_error *err)
 {
     const struct rr_budget *b = inst->module->engine->memories.budget;
 
-    return rr_error_set(err, RR_E_SYSTEM,
-                        "raise the limit, or let it handle fewer messages at once",
-                        "there is no more memory for it: its workflow has %s of %s in use",
-                        rr_bytes_text(rr_budget_used(b)), rr_bytes_text(b->limit_bytes));
+    return rr_error_set(
+        err, RR_E_SYSTEM, "raise the limit, or let it handle fewer messages at once",
+        "it wants %s of memory, and its workflow has %s of %s in use", rr_bytes_text(wanted_bytes),
+        rr_bytes_text(rr_budget_used(b)), rr_bytes_text(b->limit_bytes));
 }
 
 int rr_instance_lacked_memory(const struct rr_instance *inst, struct rr_error *err)
 {
-    return inst->memory && inst->memory->budget_hit ? over_budget(inst, err) : 0;
+    return inst->memory && inst->memory->wanted_bytes
+               ? over_budget(inst, inst->memory->wanted_bytes, err)
+               : 0;
 }
 
 static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size_t minimum,
@@ -141,7 +146,7 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
                           owner && owner->opens_windows, owner && instantiating->fence, &l);
     if (wrong) {
         if (instantiating && wrong == rr_linear_over_budget)
-            over_budget(instantiating, &instantiating->fault);
+            over_budget(instantiating, minimum, &instantiating->fault);
         else if (instantiating && minimum > instantiating_limit)
             rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
                          "its module starts with %s of memory, over the limit of %s",
@@ -335,14 +340,25 @@ void rr_engine_set_tick(struct rr_engine *engine, uint64_t every_ns, void (*fn)(
 }
 
 /* The next time at which what runs is to look up. */
-static void set_next_alarm(struct rr_engine *engine, uint64_t deadline_ns)
+static void set_next_alarm(const struct rr_instance *inst)
 {
+    struct rr_engine *engine = inst->module->engine;
     uint64_t at = engine->tick ? rr_now_ns() + engine->tick_ns : NEVER;
 
-    if (deadline_ns && deadline_ns < at)
-        at = deadline_ns;
+    if (inst->deadline_ns && inst->deadline_ns < at)
+        at = inst->deadline_ns;
+    if (inst->weigh_ns < at)
+        at = inst->weigh_ns;
     if (at != NEVER)
         set_alarm(engine, at);
+}
+
+/* False: its windows have more than is left. */
+static bool weigh(struct rr_instance *inst)
+{
+    inst->weigh_ns = rr_now_ns() + WEIGH_NS;
+    return !inst->memory || !inst->mapped ||
+           rr_linear_weigh(inst->memory, inst->mapped(inst->user));
 }
 
 static bool is_stopped(const struct rr_instance *inst)
@@ -370,7 +386,8 @@ static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
     wasmtime_context_set_epoch_deadline(inst->ctx, 1);
     if (is_stopped(inst)) /* after the line above: a later cancel raises the epoch */
         return rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
-    set_next_alarm(engine, deadline_ns);
+    inst->weigh_ns = engine->memories.budget ? rr_now_ns() + WEIGH_NS : NEVER;
+    set_next_alarm(inst);
     return 0;
 }
 
@@ -394,8 +411,12 @@ static wasmtime_error_t *on_epoch(wasmtime_context_t *ctx, void *data, uint64_t 
                      "it was stopped at its deadline");
         return wasmtime_error_new("deadline");
     }
+    if (rr_now_ns() >= inst->weigh_ns && !weigh(inst)) {
+        rr_instance_lacked_memory(inst, &inst->fault);
+        return wasmtime_error_new("memory");
+    }
     wasmtime_context_set_epoch_deadline(ctx, 1);
-    set_next_alarm(engine, inst->deadline_ns);
+    set_next_alarm(inst);
     return NULL;
 }
 
@@ -1235,6 +1256,7 @@ int rr_instance_new(struct rr_module *m, const struct rr_instance_options *o,
     inst->module = m;
     inst->user = o->user;
     inst->output = o->output;
+    inst->mapped = o->mapped;
     /* The engine reads and writes files of folders straight from and to guests' memory. */
     inst->fence = o->fence && !m->engine->inherit_stdio && o->n_folders == 0;
     inst->exit_status = -1;

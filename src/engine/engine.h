@@ -45,7 +45,9 @@ struct rr_engine_options {
     bool no_cache;    /* compile always, store nothing */
     bool precompiled; /* take what rr_module_save() wrote, whoever gives it: it is native code */
     bool wasm_stack_check;
-    struct rr_budget *budget; /* borrowed: of guests' memories; NULL: no matter */
+    /* Borrowed: of guests' memories, and of what they write into their windows beside messages,
+     * which is looked at every 100 ms; NULL: no matter. */
+    struct rr_budget *budget;
     bool inherit_stdio; /* guests have this process's own streams: no @output, no set_stdin() */
 };
 
@@ -125,6 +127,8 @@ struct rr_instance_options {
     bool inherit_stdio; /* streams 0 to 2 are this process's own; @output is not called */
     /* Output of the guest; @stream 1 or 2. Return false to fail the write. */
     bool (*output)(void *user, int stream, const uint8_t *data, size_t len);
+    /* How much of its windows has been taken from the budget already, as messages. */
+    uint64_t (*mapped)(void *user);
     void *user; /* also rr_instance_user() */
 };
 
@@ -171,9 +175,9 @@ void rr_instance_touch(struct rr_instance *inst, uint32_t addr, uint64_t len);
 void rr_instance_map(struct rr_instance *inst);
 /* Open the windows: memory grows to 3 GiB if it is smaller. 0 or RR_E_LIMIT. */
 int rr_instance_open_windows(struct rr_instance *inst);
-/* The heap beyond @bytes of linear memory's start was in use at its peak. */
 /* 0, or RR_E_SYSTEM if its memory could not grow for want of budget. */
 int rr_instance_lacked_memory(const struct rr_instance *inst, struct rr_error *err);
+/* The heap beyond @bytes of linear memory's start was in use at its peak. */
 uint64_t rr_instance_heap_bytes(struct rr_instance *inst);
 
 #endif

@@ -16,6 +16,7 @@
 #define POOL_MAX 128u         /* idle ones before an owner takes another's */
 #define KEPT_MAX (256u << 10) /* of one small message */
 #define GAP_STEP 65536u
+#define WEIGHED_AT_ONCE (64 * RR_MIB)
 #define IDLE_NS 60000000000u
 
 const char rr_linear_over_budget[] = "the workflow's memory is in use";
@@ -194,7 +195,7 @@ const char *rr_linear_grow(struct rr_linear *l, uint64_t size)
     if (size > RR_LINEAR_BYTES)
         return "beyond 4 GiB";
     if (!rr_budget_take(l->pool->budget, size - l->size_bytes)) {
-        l->budget_hit = true;
+        l->wanted_bytes = size - l->size_bytes;
         return rr_linear_over_budget;
     }
     if (size > *end) {
@@ -248,6 +249,38 @@ void rr_linear_unfence(struct rr_linear *l)
     l->wide = true;
     if (l->fenced && unfence(l) == 0)
         l->strayed = 1;
+}
+
+/* --- what a guest takes without asking -------------------------------------------------------- */
+
+static uint64_t resident_bytes(const struct rr_linear *l, uint64_t from, uint64_t to)
+{
+    unsigned char resident[WEIGHED_AT_ONCE / PAGE];
+    uint64_t n = 0;
+
+    for (; from < to; from += WEIGHED_AT_ONCE)
+        if (mincore(l->base + from, WEIGHED_AT_ONCE, resident) == 0)
+            for (size_t k = 0; k < sizeof(resident); k++)
+                n += resident[k] & 1;
+    return n * PAGE;
+}
+
+bool rr_linear_weigh(struct rr_linear *l, uint64_t mapped_bytes)
+{
+    uint64_t bytes, before = l->stray_bytes;
+
+    if (!l->opened || l->fenced || !l->pool->budget)
+        return true;
+    bytes = resident_bytes(l, RR_WINDOW_BASE, RR_WINDOW_END);
+    bytes -= rr_min(bytes, mapped_bytes);
+    if (bytes > before && !rr_budget_take(l->pool->budget, bytes - before)) {
+        l->wanted_bytes = bytes - before;
+        return false;
+    }
+    if (bytes < before)
+        rr_budget_give(l->pool->budget, before - bytes);
+    l->stray_bytes = bytes;
+    return true;
 }
 
 /* --- the pool -------------------------------------------------------------------------------- */
@@ -447,7 +480,8 @@ void rr_linear_put(struct rr_linear *l)
     struct rr_linear_pool *pool = l->pool;
     struct rr_linear *idle;
 
-    rr_budget_give(pool->budget, rr_linear_heap_bytes(l));
+    rr_budget_give(pool->budget, rr_linear_heap_bytes(l) + l->stray_bytes);
+    l->stray_bytes = 0;
     if (wipe(l) != 0) {
         destroy(l);
         return;
@@ -546,7 +580,8 @@ const char *rr_linear_get(struct rr_linear_pool *pool, uint64_t minimum, uint64_
     l->initial_bytes = minimum;
     l->size_bytes = l->below_bytes = 0;
     l->limit_bytes = limit_bytes;
-    l->opened = l->opening = l->limit_hit = l->budget_hit = l->wide = false;
+    l->opened = l->opening = l->limit_hit = l->wide = false;
+    l->wanted_bytes = 0;
     l->may_fence = fence;
     l->gap_touched = l->strayed = 0;
     if (!wrong)

@@ -56,6 +56,8 @@ struct rr_linear {
     uint64_t size_bytes; /* what the guest sees */
     uint64_t open_bytes, high_bytes, initial_bytes, limit_bytes;
     uint64_t below_bytes;                          /* size when the windows were opened */
+    uint64_t wanted_bytes;                         /* and did not get from the budget */
+    uint64_t stray_bytes;                          /* see rr_linear_weigh() */
     struct rr_linear_run runs[RR_LINEAR_MAX_RUNS]; /* pages of the heap that stay, zeroed */
     struct rr_linear_run kept[RR_LINEAR_MAX_KEPT]; /* the same in the windows: small messages */
     uint64_t fenced_bytes;                         /* open_bytes then */
@@ -69,7 +71,7 @@ struct rr_linear {
     bool mapped;                                   /* the windows are readable and writable */
     bool opened;                                   /* by this guest */
     bool opening; /* the next growth is to the end of the windows */
-    bool limit_hit, budget_hit;
+    bool limit_hit;
     volatile sig_atomic_t gap_touched;
 };
 
@@ -94,6 +96,9 @@ const char *rr_linear_grow(struct rr_linear *l, uint64_t size_bytes);
 void rr_linear_touch(struct rr_linear *l, uint64_t begin, uint64_t end);
 /* Something is to be mapped into the windows. */
 void rr_linear_unfence(struct rr_linear *l);
+/* Take from the budget, too, what this guest has written into the windows beside what is mapped
+ * there, which has been taken: @mapped_bytes. False: there is not enough. Some 0.1 ms. */
+bool rr_linear_weigh(struct rr_linear *l, uint64_t mapped_bytes);
 /* What counts as heap: all but the windows and the gap below them. */
 uint64_t rr_linear_heap_bytes(const struct rr_linear *l);
 

@@ -16,12 +16,15 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "base/wait.h"
 #include "gateway/async.h"
 #include "gateway/internal.h"
 
 /* A run this long holds a loop up; in less, others may have had the CPU. */
 #define STUCK_NS 5000000u
-#define WATCH_MS 2            /* a loop that is held up longer goes to another thread */
+#define WATCH_MS 2 /* a loop that is held up longer goes to another thread */
+#define POLL_MIN_NS 20000u
+#define POLL_MAX_NS 100000u
 #define PARK_NS 100000000u    /* without events, the watch sleeps */
 #define CANCEL_NS 2000000000u /* for what is interrupted after the drain */
 #define SECOND 1000000000ull
@@ -85,6 +88,15 @@ static void raise_files(void)
     }
 }
 
+/* A client that asks again at once does so after it has woken up and worked a little: polling for so
+ * long costs about what two wake-ups do, its own and ours. */
+static uint64_t poll_ns(void)
+{
+    uint64_t ns = rr_wait_round_trip_ns() * 3 / 2;
+
+    return ns < POLL_MIN_NS ? POLL_MIN_NS : rr_min(ns, POLL_MAX_NS);
+}
+
 static int init(struct gateway *gw, struct rr_error *err)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -92,6 +104,7 @@ static int init(struct gateway *gw, struct rr_error *err)
 
     gw->n_loops = gw->o.threads;
     gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
+    gw->poll_ns = poll_ns();
     /* Each loop can lose its thread to a long run, and then needs another. */
     gw->n_threads = 2 * gw->n_loops + gw->o.concurrency;
     gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));

@@ -183,6 +183,7 @@ struct loop {
     struct thread *runner;
     struct loop *next_orphan;
     unsigned int luck;          /* of 256: how often polling would have been better than sleeping */
+    const void *last;           /* the connection with the last event, only compared */
     struct listener *listeners; /* owned */
     size_t n_listeners;
     bool listening;
@@ -238,6 +239,7 @@ struct gateway {
     atomic_bool parked; /* the watch sleeps */
     atomic_uint n_polling;
     unsigned int max_polling;
+    uint64_t poll_ns; /* how long each polls */
     int watch_fd;
     int log_fd;
     struct rr_events *events; /* NULL: all are taken for new */

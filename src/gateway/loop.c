@@ -17,8 +17,7 @@
 
 #define ACCEPTS 64 /* per turn */
 #define SCAN_NS 1000000000u
-#define POLL_NS 20000u /* about what it takes to wake a thread on an idle virtual CPU */
-#define NAP_NS 60000u  /* a sleep that short, the client's included, is better polled away */
+#define NAP_NS 20000u /* see asks_again() */
 #define LUCK 256u
 #define LIGHT_NS 50000u    /* what an instance made ahead may cost */
 #define KEEP_NS 900000000u /* instances made ahead, once nobody asks */
@@ -311,6 +310,7 @@ static bool next_piece(struct loop *loop, struct job **ret)
             take_done(loop);
             break;
         case KIND_CONN:
+            loop->last = e->data.ptr;
             *ret = rr_conn_advance(e->data.ptr, e->events);
             break;
         }
@@ -355,6 +355,16 @@ static void scan_if_due(struct loop *loop)
         scan(loop, now);
 }
 
+/* The client that was answered last asks again, so soon that polling would have seen it: @slept,
+ * this thread was woken, too. Of many that ask at random times one is often soon, but to poll for
+ * them takes the CPU from who else wants it. */
+static bool asks_again(const struct loop *loop, uint64_t ns, bool slept)
+{
+    uint64_t poll_ns = loop->gw->poll_ns;
+
+    return loop->events[0].data.ptr == loop->last && ns <= (slept ? 2 * poll_ns + NAP_NS : poll_ns);
+}
+
 /* For as long as waking up would take. */
 static int poll_events(struct loop *loop, uint64_t until)
 {
@@ -370,22 +380,22 @@ static int poll_events(struct loop *loop, uint64_t until)
 static int sleep_or_poll(struct loop *loop, int timeout)
 {
     struct gateway *gw = loop->gw;
-    uint64_t since, short_ns = NAP_NS;
+    bool polled = false;
     int n = tidy(loop);
+    uint64_t since;
 
     if (n > 0)
         return n;
     since = rr_now_ns();
     if (loop->luck > LUCK / 2) {
-        if (atomic_fetch_add(&gw->n_polling, 1) < gw->max_polling) {
-            short_ns = POLL_NS;
-            n = poll_events(loop, since + POLL_NS);
-        }
+        polled = atomic_fetch_add(&gw->n_polling, 1) < gw->max_polling;
+        if (polled)
+            n = poll_events(loop, since + gw->poll_ns);
         atomic_fetch_sub(&gw->n_polling, 1);
     }
     if (n == 0)
         n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, timeout);
-    if (n > 0 && rr_now_ns() - since <= short_ns)
+    if (n > 0 && asks_again(loop, rr_now_ns() - since, !polled))
         loop->luck += (LUCK - loop->luck) / 8;
     else
         loop->luck -= loop->luck / 8;

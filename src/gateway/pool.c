@@ -256,6 +256,8 @@ void rr_job_run(struct job *job, struct thread *t)
         count(&app->seats[t->id].stats.copied_out_bytes, copied > 0 ? (uint64_t)copied : 0);
     }
     rr_outbound_detach(job->out);
+    if (app->isolated)
+        rr_worker_collect(seat->worker);
     if (r)
         fail(job, &err);
 }

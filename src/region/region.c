@@ -817,6 +817,13 @@ uint8_t *rr_region_data(const struct rr_region *region)
     return region->at;
 }
 
+uint64_t rr_region_resident_bytes(const struct rr_region *region)
+{
+    uint64_t bytes = region->bytes > region->warm_bytes ? region->bytes : region->warm_bytes;
+
+    return rr_min(rr_align_up(bytes, RR_HUGE), region->slot_bytes);
+}
+
 uint64_t rr_region_slot_bytes(const struct rr_region *region)
 {
     return region->slot_bytes;

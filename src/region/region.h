@@ -182,6 +182,8 @@ uint64_t rr_region_move_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src
 uint64_t rr_region_swap_pages(struct rr_arena *arena, uint8_t *dst, uint8_t *src, uint64_t len);
 
 uint8_t *rr_region_data(const struct rr_region *region); /* where the pages are now */
+/* What of it may be resident: at least what its owner asked for. */
+uint64_t rr_region_resident_bytes(const struct rr_region *region);
 uint64_t rr_region_slot_bytes(const struct rr_region *region);
 enum rr_backing rr_region_backing(const struct rr_region *region);
 bool rr_region_parked(const struct rr_region *region);

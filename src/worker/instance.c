@@ -217,6 +217,23 @@ void rr_instance_give(struct instance *i, bool healthy)
     f->n_idle++;
 }
 
+/* A view is counted whole: its pages are the parent's, until it is written to. */
+static uint64_t mapped_bytes(void *user)
+{
+    const struct instance *i = user;
+    uint64_t sum = 0;
+
+    for (size_t n = 0; n < i->n_held; n++) {
+        const struct message *m = i->held[n].m;
+        uint64_t len = m->offset + (m->len > i->held[n].cap ? m->len : i->held[n].cap);
+        uint64_t resident = m->region ? rr_region_resident_bytes(m->region) : 0;
+
+        len = rr_align_up(len, m->region ? RR_HUGE : 4096);
+        sum += len > resident ? len : resident;
+    }
+    return sum;
+}
+
 static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct instance **ret,
                   struct rr_error *err)
 {
@@ -231,6 +248,7 @@ static int create(struct rr_worker *w, int fn, uint64_t deadline_ns, struct inst
         .n_folders = f->spec->n_folders,
         .fence = f->tier == RR_TIER_WINDOW,
         .output = rr_instance_output,
+        .mapped = mapped_bytes,
         .user = i,
     };
     int r;

@@ -30,9 +30,8 @@
 #define QUIET_NS 5000000u      /* without a result: ask whether the run is over */
 #define BACKOFF_NS 10000000ull /* before the second start, doubled for each further one */
 #define BACKOFF_MAX_NS RR_EDGE_BACKOFF_MAX_NS
-#define STOP_NS 1000000000u    /* for workers to end by themselves */
-#define COLLECT_NS 1000000000u /* for lent regions to come back after a run */
-#define KILLED_STARTS 10       /* in a row, before a worker counts as one that does not start */
+#define STOP_NS 1000000000u /* for workers to end by themselves */
+#define KILLED_STARTS 10    /* in a row, before a worker counts as one that does not start */
 #define NOBODY 65534
 
 /* --- the zygote ------------------------------------------------------------------------------ */
@@ -864,9 +863,9 @@ bool rr_processes_pending(const struct remote *rm, char *text, size_t size)
     return rr_nodes_pending(rm, text, size);
 }
 
-void rr_processes_collect(struct remote *rm)
+void rr_processes_collect(struct remote *rm, uint64_t wait_ns)
 {
-    uint64_t give_up = rr_now_ns() + COLLECT_NS;
+    uint64_t give_up = rr_now_ns() + wait_ns;
     struct rr_error err;
 
     while (rr_remote_n_lent(rm) > 0 && rr_now_ns() < give_up) {

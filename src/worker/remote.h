@@ -211,8 +211,8 @@ int rr_processes_settle(struct rr_worker *w, struct rr_error *err);
 void rr_processes_end_run(struct remote *rm);
 /* What a join in a worker process waits for. */
 bool rr_processes_pending(const struct remote *rm, char *text, size_t size);
-/* Between runs: regions that were lent come back. */
-void rr_processes_collect(struct remote *rm);
+/* Between runs: regions that were lent come back, within @wait_ns. */
+void rr_processes_collect(struct remote *rm, uint64_t wait_ns);
 
 /* child.c */
 _Noreturn void rr_child_main(struct rr_worker *w, int function, int control_fd);

@@ -13,7 +13,9 @@
 #include "worker/remote.h"
 #include "worker/serve.h"
 
-#define READ_STEP (4 * RR_MIB) /* between looks at cancellation and the progress bar */
+#define COLLECT_NS 1000000000u    /* for lent regions to come back after a run */
+#define COLLECT_SOON_NS 20000000u /* the same when another waits; functions may keep some */
+#define READ_STEP (4 * RR_MIB)    /* between looks at cancellation and the progress bar */
 
 int rr_name_error(struct rr_worker *w, struct rr_error *err, enum rr_code code, const char *hint,
                   const char *fmt, ...)
@@ -651,5 +653,11 @@ void rr_worker_release(struct rr_worker *w)
 {
     rr_message_free(rr_take(w->result));
     if (w->remote)
-        rr_processes_collect(w->remote);
+        rr_processes_collect(w->remote, COLLECT_NS);
+}
+
+void rr_worker_collect(struct rr_worker *w)
+{
+    if (w->remote && w->budget && rr_budget_used(w->budget) > w->budget->limit_bytes / 8)
+        rr_processes_collect(w->remote, COLLECT_SOON_NS);
 }

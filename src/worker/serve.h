@@ -61,6 +61,9 @@ void rr_outbound_detach(struct message *m);
 /* A result that another process lent becomes our own, and may then be freed anywhere. Return: bytes
  * copied for it; -1: there was no memory, and *@m is freed and NULL. */
 int64_t rr_outbound_own(struct rr_worker *w, struct message **m, struct rr_error *err);
+/* When much of the workflow's memory is in use: have other processes give back what they were lent,
+ * which the next run would see to else, if there is memory for one. After rr_outbound_own(). */
+void rr_worker_collect(struct rr_worker *w);
 const uint8_t *rr_outbound_data(const struct message *m, uint64_t *ret_len);
 const uint8_t *rr_outbound_meta(const struct message *m, size_t *ret_len);
 void rr_message_free(struct message *m);

@@ -442,9 +442,34 @@ def test_memory_of_guests_counts(serve, rr, isolated):
             # it is there twice: as input and as output
             assert s.ask("/stdio_upper/less", b"x" * (20 * MIB)).body == b"X" * (20 * MIB)
             assert s.ask("/stdio_upper/less", b"x" * (40 * MIB)).status == 503
-        s.wait_log("there is no more memory for it: its workflow has")
+        s.wait_log("of memory, and its workflow has")
         wait_for(lambda: s.metric("memory_bytes", workflow="/heap/more") == 0, "it is back")
         wait_for(lambda: s.metric("memory_bytes", workflow="/stdio_upper/less") == 0, "it is back")
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_memory_that_nobody_asked_for_counts(serve, rr, isolated):
+    """A function may write anywhere in its windows, but not for long."""
+    routes = []
+    for mib in 20, 200:
+        env = {"MIB": str(mib), "MS": "700"}
+        path = rr.workflow(
+            {"f": {"module": "squat", "env": env}},
+            [edge("input", "f", "64MiB")],
+            "f",
+            f"squat-{mib}.yaml",
+        )
+        routes += ["-r", f"/{mib}={path}"]
+    options = ["--isolation", "process"] if isolated else []
+    with serve(*routes, "--workflow-memory", "64MiB", *options) as s:
+        for _ in range(3):
+            # once as a message, once beside it
+            assert s.ask("/20", b"x" * (20 * MIB)).status == 200
+            r = s.ask("/200", b"x")
+            assert r.status == 503 and r.headers["Retry-After"]
+            assert s.metric("memory_bytes", workflow="/200") < MIB
+        s.wait_log("of memory, and its workflow has")
+        all_is_back(s)
 
 
 def test_memory_of_the_dead_is_given_back(serve, rr):

@@ -399,7 +399,7 @@ static void test_budget(void **state)
     assert_null(rr_linear_grow(l, RR_WINDOW_END + INITIAL));
     assert_int_equal(rr_budget_used(&budget), 2 * INITIAL);
     assert_ptr_equal(rr_linear_grow(l, RR_WINDOW_END + 3 * INITIAL), rr_linear_over_budget);
-    assert_true(l->budget_hit);
+    assert_int_equal(l->wanted_bytes, 2 * INITIAL);
     assert_false(l->limit_hit);
     assert_int_equal(rr_budget_used(&budget), 2 * INITIAL);
     assert_false(readable(l, RR_WINDOW_END + INITIAL));
@@ -410,9 +410,45 @@ static void test_budget(void **state)
     rr_linear_put(l);
     assert_int_equal(rr_budget_used(&budget), 0);
     l = get(true);
-    assert_false(l->budget_hit);
+    assert_int_equal(l->wanted_bytes, 0);
     rr_linear_put(l);
     assert_int_equal(rr_budget_used(&budget), 0);
+    rr_budget_deinit(&budget);
+}
+
+/* What it writes into windows where no message lies counts, too, as soon as somebody looks. */
+static void test_windows_are_weighed(void **state)
+{
+    struct rr_budget budget;
+    struct rr_linear *l;
+
+    (void)state;
+    assert_int_equal(rr_budget_init(&budget, INITIAL + 4 * RR_MIB, 1), 0);
+    pool.budget = &budget;
+    l = get(true);
+    assert_true(rr_linear_weigh(l, 0)); /* none are open */
+    open_windows(l);
+    assert_true(rr_linear_weigh(l, 0));
+    assert_int_equal(rr_budget_used(&budget), INITIAL);
+    memset(l->base + RR_WINDOW_BASE, 1, 2 * RR_MIB);
+    memset(l->base + RR_WINDOW_END - RR_MIB, 1, RR_MIB);
+    assert_true(rr_linear_weigh(l, 0));
+    assert_int_equal(rr_budget_used(&budget), INITIAL + 3 * RR_MIB);
+    assert_true(rr_linear_weigh(l, RR_MIB)); /* of it a message */
+    assert_int_equal(rr_budget_used(&budget), INITIAL + 2 * RR_MIB);
+    assert_true(rr_linear_weigh(l, 8 * RR_MIB));
+    assert_int_equal(rr_budget_used(&budget), INITIAL);
+    memset(l->base + 2 * RR_GIB, 1, 2 * RR_MIB);
+    assert_false(rr_linear_weigh(l, 0));
+    assert_int_equal(rr_budget_used(&budget), INITIAL);
+    assert_true(rr_linear_weigh(l, 2 * RR_MIB));
+    rr_linear_put(l);
+    assert_int_equal(rr_budget_used(&budget), 0);
+    l = get(true);
+    open_windows(l);
+    assert_true(rr_linear_weigh(l, 0)); /* nothing is left there */
+    assert_int_equal(rr_budget_used(&budget), INITIAL);
+    rr_linear_put(l);
     rr_budget_deinit(&budget);
 }
 
@@ -444,6 +480,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_owners, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle_ones_go, setup, teardown),
         cmocka_unit_test_setup_teardown(test_budget, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_windows_are_weighed, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("linear", tests, NULL, NULL);

@@ -240,10 +240,32 @@ static void test_ring(void **state)
     rr_ring_free(consumer);
 }
 
+static int lowest_free_fd(void)
+{
+    int fd = dup(0);
+
+    close(fd);
+    return fd;
+}
+
+/* Plausible, soon known, and nothing is left behind. */
+static void test_round_trip(void **state)
+{
+    uint64_t begin = rr_now_ns(), ns;
+    int fd = lowest_free_fd();
+
+    (void)state;
+    ns = rr_wait_round_trip_ns();
+    assert_in_range(ns, 500, PATIENCE_NS);
+    assert_in_range(rr_now_ns() - begin, ns, PATIENCE_NS);
+    assert_int_equal(lowest_free_fd(), fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reasons),
+        cmocka_unit_test(test_round_trip),
         cmocka_unit_test_setup_teardown(test_level, arrive, leave),
         cmocka_unit_test_setup_teardown(test_none_lost, arrive, leave),
         cmocka_unit_test_setup_teardown(test_ring, arrive, leave),
