@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -95,7 +96,21 @@ void rr_wait_wake(_Atomic uint32_t *word)
 
 struct pair {
     int there, back;
+    cpu_set_t cpus[2]; /* one for each: on the same one they would take turns without sleeping */
 };
+
+/* False: there are not two. */
+static bool choose_cpus(const cpu_set_t *all, cpu_set_t ret[2])
+{
+    int n = 0;
+
+    for (size_t cpu = 0; cpu < CPU_SETSIZE && n < 2; cpu++)
+        if (CPU_ISSET(cpu, all)) {
+            CPU_ZERO(&ret[n]);
+            CPU_SET(cpu, &ret[n++]);
+        }
+    return n == 2;
+}
 
 /* Until it is sent a 2. */
 static void *answer(void *data)
@@ -103,6 +118,7 @@ static void *answer(void *data)
     const struct pair *p = data;
     uint64_t n;
 
+    sched_setaffinity(0, sizeof(p->cpus[1]), &p->cpus[1]);
     while (read(p->there, &n, sizeof(n)) == sizeof(n) && n == 1)
         if (write(p->back, &n, sizeof(n)) != sizeof(n))
             break;
@@ -134,16 +150,22 @@ static uint64_t time_pair(const struct pair *p)
 
 uint64_t rr_wait_round_trip_ns(void)
 {
-    struct pair p = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC)};
+    struct pair p = {eventfd(0, EFD_CLOEXEC), eventfd(0, EFD_CLOEXEC), {{{0}}}};
     uint64_t two = 2, ns = 0;
     pthread_t thread;
+    cpu_set_t before;
+    bool apart = sched_getaffinity(0, sizeof(before), &before) == 0 &&
+                 choose_cpus(&before, p.cpus) &&
+                 sched_setaffinity(0, sizeof(p.cpus[0]), &p.cpus[0]) == 0;
 
-    if (p.there >= 0 && p.back >= 0 && pthread_create(&thread, NULL, answer, &p) == 0) {
+    if (apart && p.there >= 0 && p.back >= 0 && pthread_create(&thread, NULL, answer, &p) == 0) {
         ns = time_pair(&p);
         if (write(p.there, &two, sizeof(two)) < 0)
             ns = 0;
         pthread_join(thread, NULL);
     }
+    if (apart)
+        sched_setaffinity(0, sizeof(before), &before);
     if (p.there >= 0)
         close(p.there);
     if (p.back >= 0)
