@@ -69,6 +69,14 @@ void rr_budget_give(struct rr_budget *b, uint64_t bytes)
         atomic_fetch_sub(&b->own->used_bytes, bytes);
 }
 
+int rr_budget_refuse(const struct rr_budget *b, uint64_t bytes, struct rr_error *err)
+{
+    return rr_error_set(
+        err, RR_E_SYSTEM, "raise the limit, or let it handle fewer messages at once",
+        "it wants %s of memory, and its workflow has %s of %s in use", rr_bytes_text(bytes),
+        rr_bytes_text(rr_budget_used(b)), rr_bytes_text(b->limit_bytes));
+}
+
 /* --- the machine's --------------------------------------------------------------------------- */
 
 /* The smallest limit of a group and those above it; @path is cut. */

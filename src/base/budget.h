@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/error.h"
+
 /* Of one process, which may die without giving anything back. */
 struct rr_budget_share {
     _Alignas(64) _Atomic uint64_t used_bytes;
@@ -32,6 +34,8 @@ void rr_budget_give(struct rr_budget *b, uint64_t bytes);
 uint64_t rr_budget_used(const struct rr_budget *b);
 /* What may still be taken. */
 uint64_t rr_budget_left(const struct rr_budget *b);
+/* Say that @bytes could not be taken. Return: RR_E_SYSTEM. */
+int rr_budget_refuse(const struct rr_budget *b, uint64_t bytes, struct rr_error *err);
 
 /* Memory of this machine, or less where control groups say so, in bytes. */
 uint64_t rr_machine_memory(void);

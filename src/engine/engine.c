@@ -112,21 +112,11 @@ static void linear_put(void *env)
     rr_linear_put(env);
 }
 
-static int over_budget(const struct rr_instance *inst, uint64_t wanted_bytes, struct rr_error *err)
-{
-    const struct rr_budget *b = inst->module->engine->memories.budget;
-
-    return rr_error_set(
-        err, RR_E_SYSTEM, "raise the limit, or let it handle fewer messages at once",
-        "it wants %s of memory, and its workflow has %s of %s in use", rr_bytes_text(wanted_bytes),
-        rr_bytes_text(rr_budget_used(b)), rr_bytes_text(b->limit_bytes));
-}
-
 int rr_instance_lacked_memory(const struct rr_instance *inst, struct rr_error *err)
 {
-    return inst->memory && inst->memory->wanted_bytes
-               ? over_budget(inst, inst->memory->wanted_bytes, err)
-               : 0;
+    const struct rr_linear *l = inst->memory;
+
+    return l && l->wanted_bytes ? rr_budget_refuse(l->pool->budget, l->wanted_bytes, err) : 0;
 }
 
 static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size_t minimum,
@@ -146,7 +136,7 @@ static wasmtime_error_t *linear_new(void *env, const wasm_memorytype_t *ty, size
                           owner && owner->opens_windows, owner && instantiating->fence, &l);
     if (wrong) {
         if (instantiating && wrong == rr_linear_over_budget)
-            over_budget(instantiating, minimum, &instantiating->fault);
+            rr_budget_refuse(engine->memories.budget, minimum, &instantiating->fault);
         else if (instantiating && minimum > instantiating_limit)
             rr_error_set(&instantiating->fault, RR_E_LIMIT, "raise `memory` of this function",
                          "its module starts with %s of memory, over the limit of %s",

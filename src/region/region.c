@@ -421,15 +421,6 @@ static struct rr_budget *budget_of(const struct rr_region *region)
     return region->freed ? NULL : region->arena->options.budget;
 }
 
-static int over_budget(const struct rr_arena *arena, uint64_t bytes, struct rr_error *err)
-{
-    return rr_error_set(err, RR_E_SYSTEM,
-                        "raise the limit, or let it handle fewer messages at once",
-                        "no %s for a message: its workflow has %s of %s in use",
-                        rr_bytes_text(bytes), rr_bytes_text(rr_budget_used(arena->options.budget)),
-                        rr_bytes_text(arena->options.budget->limit_bytes));
-}
-
 /* What is warm makes room for what is live. With the lock held. */
 static void keep_ceiling(struct rr_arena *arena)
 {
@@ -444,7 +435,7 @@ int rr_region_set_bytes(struct rr_region *region, uint64_t bytes, struct rr_erro
     struct rr_arena *arena = region->arena;
 
     if (bytes > region->bytes && !rr_budget_take(budget_of(region), bytes - region->bytes))
-        return over_budget(arena, bytes, err);
+        return rr_budget_refuse(arena->options.budget, bytes, err);
     if (bytes < region->bytes)
         rr_budget_give(budget_of(region), region->bytes - bytes);
     pthread_mutex_lock(&arena->lock);
@@ -461,7 +452,7 @@ static int get(struct rr_arena *arena, enum rr_backing backing, uint64_t slot_by
     int r = 0;
 
     if (!rr_budget_take(arena->options.budget, bytes))
-        return over_budget(arena, bytes, err);
+        return rr_budget_refuse(arena->options.budget, bytes, err);
     pthread_mutex_lock(&arena->lock);
     region = pool_take(arena, backing, slot_bytes, domain);
     pthread_mutex_unlock(&arena->lock);

@@ -112,10 +112,7 @@ int rr_enqueue_here(struct rr_worker *w, struct message *m, int edge, struct rr_
     }
     if (!note_queued(w, m)) {
         rr_message_free(m);
-        return rr_error_set(
-            err, RR_E_SYSTEM, "raise the limit, or let it handle fewer messages at once",
-            "no memory for a message: its workflow has %s of %s in use",
-            rr_bytes_text(rr_budget_used(w->budget)), rr_bytes_text(w->budget->limit_bytes));
+        return rr_budget_refuse(w->budget, QUEUE_STEP, err);
     }
     w->n_queued++;
     m->edge = edge;
