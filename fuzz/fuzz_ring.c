@@ -188,11 +188,11 @@ static void corrupt(struct fuzz *f, uint8_t what, uint32_t v)
         poke(f, RR_RING_HEAD, (uint64_t)v << (v % 48));
         break;
     case 4: /* a header of any length, near the head */
-        poke(f, RR_RING_HEAD_BYTES + ((index - 8) & (RR_RING_BYTES - 1)),
+        poke(f, RR_RING_HEAD_BYTES + ((index - 8) & (RR_RING_BYTES - 8)),
              (uint64_t)((uint32_t)(index / 64) ^ MARK) << 32 | v / 4);
         break;
     case 5:
-        poke(f, RR_RING_HEAD_BYTES + ((index - 8) & (RR_RING_BYTES - 1)), ~(uint64_t)v);
+        poke(f, RR_RING_HEAD_BYTES + ((index - 8) & (RR_RING_BYTES - 8)), ~(uint64_t)v);
         break;
     case 6:
         poke(f, v & 1 ? RR_RING_CONSUMER_SLEEPS : RR_RING_PRODUCER_WAITS, v >> 1);

@@ -36,8 +36,8 @@ struct futex_waitv rr_wait_word(_Atomic uint32_t *word, uint32_t value);
 bool rr_wait(const struct futex_waitv *words, size_t n, int epoll_fd, uint64_t until_ns);
 /* Wake who waits for @word, in whatever process. */
 void rr_wait_wake(_Atomic uint32_t *word);
-/* What it takes on this machine to wake a thread on another CPU that is idle, and be woken by it: the
- * median of some tries, in 10 ms at most. 0: it cannot be known. */
+/* What it takes on this machine to wake a thread on another CPU that is idle, and be woken by it:
+ * the median of some tries, in 10 ms at most. 0: it cannot be known. */
 uint64_t rr_wait_round_trip_ns(void);
 
 #endif

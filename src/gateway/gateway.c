@@ -88,8 +88,8 @@ static void raise_files(void)
     }
 }
 
-/* A client that asks again at once does so after it has woken up and worked a little: polling for so
- * long costs about what two wake-ups do, its own and ours. */
+/* A client that asks again at once does so after it has woken up and worked a little: polling for
+ * so long costs about what two wake-ups do, its own and ours. */
 static uint64_t poll_ns(void)
 {
     uint64_t ns = rr_wait_round_trip_ns() * 3 / 2;
