@@ -20,6 +20,11 @@
 #define RR_WINDOW_BASE RR_GIB
 #define RR_WINDOW_END (3 * RR_GIB)
 
+/* Pooled memory that was not wanted for so long, while other was, is given back: one piece per
+ * look. */
+#define RR_IDLE_NS 60000000000u
+#define RR_IDLE_LOOKS 256 /* in that time */
+
 /* Move ownership out of @p: returns its value and leaves NULL. */
 #define rr_take(p)              \
     __extension__({             \

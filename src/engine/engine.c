@@ -343,12 +343,20 @@ static void set_next_alarm(const struct rr_instance *inst)
         set_alarm(engine, at);
 }
 
+/* When its windows, if it has opened them, are to be looked at next. */
+static uint64_t next_look_ns(const struct rr_instance *inst)
+{
+    return inst->mapped && inst->module->engine->memories.budget && inst->memory &&
+                   inst->memory->opened
+               ? rr_now_ns() + WEIGH_NS
+               : NEVER;
+}
+
 /* False: its windows have more than is left. */
 static bool weigh(struct rr_instance *inst)
 {
-    inst->weigh_ns = rr_now_ns() + WEIGH_NS;
-    return !inst->memory || !inst->mapped ||
-           rr_linear_weigh(inst->memory, inst->mapped(inst->user));
+    inst->weigh_ns = next_look_ns(inst);
+    return rr_linear_weigh(inst->memory, inst->mapped(inst->user));
 }
 
 static bool is_stopped(const struct rr_instance *inst)
@@ -369,14 +377,12 @@ void rr_engine_nudge(struct rr_engine *engine)
 /* Before a guest runs; @deadline_ns 0: none. */
 static int run_begin(struct rr_instance *inst, uint64_t deadline_ns)
 {
-    struct rr_engine *engine = inst->module->engine;
-
     inst->deadline_ns = deadline_ns;
     inst->fault.code = RR_OK;
     wasmtime_context_set_epoch_deadline(inst->ctx, 1);
     if (is_stopped(inst)) /* after the line above: a later cancel raises the epoch */
         return rr_error_set(&inst->fault, RR_E_CANCELLED, "", "interrupted");
-    inst->weigh_ns = engine->memories.budget ? rr_now_ns() + WEIGH_NS : NEVER;
+    inst->weigh_ns = next_look_ns(inst);
     set_next_alarm(inst);
     return 0;
 }
@@ -1380,5 +1386,7 @@ int rr_instance_open_windows(struct rr_instance *inst)
         return rr_instance_fail(inst, RR_E_LIMIT, "let the module's memory grow to 4 GiB",
                                 "its memory cannot grow to 3 GiB for the windows: %s", why.text);
     }
+    inst->weigh_ns = next_look_ns(inst);
+    set_next_alarm(inst);
     return 0;
 }

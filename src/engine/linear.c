@@ -17,7 +17,6 @@
 #define KEPT_MAX (256u << 10) /* of one small message */
 #define GAP_STEP 65536u
 #define WEIGHED_AT_ONCE (64 * RR_MIB)
-#define IDLE_NS 60000000000u
 
 const char rr_linear_over_budget[] = "the workflow's memory is in use";
 
@@ -459,12 +458,12 @@ static int wipe(struct rr_linear *l)
 /* Out of the pool, with the lock held: one that has been there for long; or NULL. */
 static struct rr_linear *take_idle(struct rr_linear_pool *pool, uint64_t now)
 {
-    uint64_t idle_ns = pool->idle_ns ? pool->idle_ns : IDLE_NS;
+    uint64_t idle_ns = pool->idle_ns ? pool->idle_ns : RR_IDLE_NS;
     struct rr_linear **last = &pool->first, *l;
 
     if (now < pool->next_look_ns)
         return NULL;
-    pool->next_look_ns = now + idle_ns / 256;
+    pool->next_look_ns = now + idle_ns / RR_IDLE_LOOKS;
     while ((*last)->next)
         last = &(*last)->next;
     l = *last;

@@ -28,7 +28,7 @@ void rr_ask_free(struct ask *ask)
     rr_message_free(ask->in);
     rr_blob_unref(ask->result);
     if (ask->budget_bytes)
-        atomic_fetch_sub(&ask->gw->memory_bytes, ask->budget_bytes);
+        rr_budget_give(&ask->gw->bodies, ask->budget_bytes);
     free(ask->meta);
     free(ask->text);
     free(ask);

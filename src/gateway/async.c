@@ -934,8 +934,7 @@ static void give_result(struct async *a, struct ask *ask, struct call *c)
         free(rr_take(c->result_meta));
     }
     file = ask->result && !ask->result->data;
-    if (file && atomic_fetch_add(&a->gw->memory_bytes, len) + len > a->gw->o.max_memory_bytes) {
-        atomic_fetch_sub(&a->gw->memory_bytes, len);
+    if (file && !rr_budget_take(&a->gw->bodies, len)) {
         ask->status = 503;
         file = false;
     } else if (file) {

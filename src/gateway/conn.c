@@ -71,20 +71,16 @@ static void enter(struct conn *c, enum conn_state state)
 
 static void give_budget_back(struct conn *c)
 {
-    if (c->budget_bytes)
-        atomic_fetch_sub(&c->loop->gw->memory_bytes, c->budget_bytes);
+    rr_budget_give(&c->loop->gw->bodies, c->budget_bytes);
     c->budget_bytes = 0;
 }
 
 static bool take_budget(struct conn *c, uint64_t bytes)
 {
-    struct gateway *gw = c->loop->gw;
     uint64_t more = bytes > c->budget_bytes ? bytes - c->budget_bytes : 0;
 
-    if (more && atomic_fetch_add(&gw->memory_bytes, more) + more > gw->o.max_memory_bytes) {
-        atomic_fetch_sub(&gw->memory_bytes, more);
+    if (!rr_budget_take(&c->loop->gw->bodies, more))
         return false;
-    }
     c->budget_bytes += more;
     return true;
 }

@@ -105,6 +105,8 @@ static int init(struct gateway *gw, struct rr_error *err)
     gw->n_loops = gw->o.threads;
     gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
     gw->poll_ns = poll_ns();
+    if (r == 0 && rr_budget_init(&gw->bodies, gw->o.max_memory_bytes, 1))
+        r = rr_error_no_memory(err);
     /* Each loop can lose its thread to a long run, and then needs another. */
     gw->n_threads = 2 * gw->n_loops + gw->o.concurrency;
     gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));
@@ -336,6 +338,7 @@ static void stop(struct gateway *gw)
     rr_tls_free(gw->tls);
     free(gw->threads);
     free(gw->loops);
+    rr_budget_deinit(&gw->bodies);
     rr_pool_deinit(&gw->pool);
     pthread_mutex_destroy(&gw->lock);
 }

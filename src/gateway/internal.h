@@ -233,7 +233,7 @@ struct gateway {
     struct generation *generation, *all;
     struct ssl_ctx_st *tls; /* NULL: none */
     atomic_uint n_connections;
-    _Atomic uint64_t memory_bytes; /* of bodies */
+    struct rr_budget bodies; /* of requests, and results read from the disk */
     atomic_bool draining, stop;
     atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
@@ -283,7 +283,7 @@ struct conn {
     struct message *body;          /* owned: being received */
     uint64_t body_len, body_known; /* UINT64_MAX: chunked */
     uint64_t next_window;          /* body_len at which the window is set; UINT64_MAX: it is not */
-    uint64_t budget_bytes;         /* counted in gw->memory_bytes */
+    uint64_t budget_bytes;         /* taken from gw->bodies */
     struct rr_chunks chunks;
     struct meta meta;             /* of the request */
     bool structured;              /* a CloudEvent in JSON */

@@ -220,7 +220,7 @@ static void server(FILE *f, struct gateway *gw, const struct generation *g)
     one(f, "connections_refused_total", "counter", "Connections beyond the limit.",
         atomic_load(&gw->n_refused));
     one(f, "body_bytes", "gauge", "Memory reserved for bodies of requests.",
-        atomic_load(&gw->memory_bytes));
+        rr_budget_used(&gw->bodies));
     one(f, "generation", "gauge", "How often the workflows were read.", g->number);
     one(f, "reloads_total", "counter", "Reloads that took effect.", counted(&gw->n_reloads));
     one(f, "reloads_refused_total", "counter", "Reloads that failed, so that the old stayed.",

@@ -32,7 +32,6 @@
 #endif
 
 #define MAX_JOBS 64
-#define IDLE_NS 60000000000u
 #define SCRATCH_BYTES (2 * RR_GIB)
 #define VIEW_POPULATE (32 * RR_MIB)
 #define WARM_STEP (8 * RR_MIB) /* populated at once, so that the mmap lock is not held long */
@@ -224,7 +223,7 @@ int rr_arena_new(const struct rr_arena_options *options, struct rr_arena **ret,
     if (!arena->options.ceiling_bytes)
         arena->options.ceiling_bytes = rr_machine_memory() / 4;
     if (!arena->options.idle_ns)
-        arena->options.idle_ns = IDLE_NS;
+        arena->options.idle_ns = RR_IDLE_NS;
     arena->stop_pipe[0] = arena->stop_pipe[1] = -1;
     pthread_mutex_init(&arena->lock, NULL);
     pthread_mutex_init(&arena->swap_lock, NULL);
@@ -513,7 +512,7 @@ static struct rr_region *take_idle(struct rr_arena *arena, struct rr_region *reg
 
     if (region->put_ns < arena->next_look_ns)
         return NULL;
-    arena->next_look_ns = region->put_ns + idle_ns / 256;
+    arena->next_look_ns = region->put_ns + idle_ns / RR_IDLE_LOOKS;
     for (struct rr_region **p = &region->next; *p; p = &(*p)->next)
         if ((*p)->warm_bytes && region->put_ns - (*p)->put_ns > idle_ns)
             oldest = p;

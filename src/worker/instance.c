@@ -192,7 +192,7 @@ static void spend(struct instance *i)
     struct fn *f = &w->fns[i->fn];
 
     f->light = f->light && rr_instance_heap_bytes(i->guest.inst) <= LIGHT_BYTES;
-    if (!w->defers || !f->light || w->n_spent == AHEAD) {
+    if (!w->light_ns || !f->light || w->n_spent == AHEAD) {
         rr_instance_destroy(i);
         return;
     }
@@ -296,7 +296,7 @@ static void note_lack(struct rr_worker *w, int fn)
 {
     struct fn *f = &w->fns[fn];
 
-    if (!w->defers || f->lacks || f->spec->instances || f->tier == RR_TIER_STDIO)
+    if (!w->light_ns || f->lacks || f->spec->instances || f->tier == RR_TIER_STDIO)
         return;
     f->lacks = true;
     f->next_lacking = w->first_lacking;
@@ -323,7 +323,6 @@ static void make_ahead(struct rr_worker *w, int fn)
 
 void rr_worker_defer(struct rr_worker *w, uint64_t light_ns)
 {
-    w->defers = light_ns > 0;
     w->light_ns = light_ns;
 }
 
@@ -386,8 +385,8 @@ int rr_instance_take(struct rr_worker *w, int fn, uint64_t deadline_ns, struct i
     *ret = pop_ready(f);
     if (*ret)
         return 0;
-    began = w->defers ? rr_now_ns() : 0;
+    began = w->light_ns ? rr_now_ns() : 0;
     r = create(w, fn, deadline_ns, ret, err);
-    f->light = r == 0 && w->defers && rr_now_ns() - began < w->light_ns;
+    f->light = r == 0 && w->light_ns && rr_now_ns() - began < w->light_ns;
     return r;
 }

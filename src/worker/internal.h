@@ -149,8 +149,7 @@ struct rr_worker {
     size_t n_queued, n_forgone;           /* forgone: in this run, of edges that are optional */
     uint64_t queued_bytes, queue_charged; /* of it; taken from the budget for them */
     struct message *result;
-    bool defers;            /* rr_worker_defer() */
-    uint64_t light_ns;      /* to make an instance ahead may take so long */
+    uint64_t light_ns;      /* see rr_worker_defer() */
     struct instance *spent; /* to be destroyed */
     unsigned int n_spent;
     int first_lacking; /* functions that lack instances made ahead; -1: none */

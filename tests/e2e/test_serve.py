@@ -415,10 +415,10 @@ def test_memory_of_a_workflow(serve, flow):
 def test_memory_of_guests_counts(serve, rr, isolated):
     """Heaps, outputs and small messages that wait; other workflows do not notice."""
 
-    def flow(name, large, least, most):
+    def flow(name, env_of, least, most):
         out = []
         for size, amount in [("less", least), ("more", most)]:
-            functions = {"f": {"module": name, "memory": "1GiB", "env": large(amount)}}
+            functions = {"f": {"module": name, "memory": "1GiB", "env": env_of(amount)}}
             edges = [edge("input", "f", "64MiB")]
             if name == "flood":
                 functions["g"] = {"module": "tally", "instances": 1}

@@ -5,11 +5,7 @@
  */
 #include <roadrunner.h>
 
-static uint64_t number(const char *name)
-{
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 10) : 0;
-}
+#include "guest.h"
 
 static int send_one(const char *port, uint64_t n, uint64_t size)
 {

@@ -2,14 +2,8 @@
 /* Takes MS milliseconds (default 300) over each message, says which delivery it is, and sends it
  * on. */
 #include <roadrunner.h>
-#include <time.h>
 
-static uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
+#include "guest.h"
 
 int rr_handle(void)
 {

@@ -4,20 +4,8 @@
  * sends its input on.
  */
 #include <roadrunner.h>
-#include <time.h>
 
-static uint64_t number(const char *name)
-{
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 10) : 0;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
+#include "guest.h"
 
 int rr_handle(void)
 {
