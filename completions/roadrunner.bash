@@ -7,7 +7,7 @@ _roadrunner() {
     local run="-i --input -o --output --repeat --trace --json --no-cache --isolation --spin --tls-cert --tls-key --tls-ca --plain --network-only -v --verbose -q --quiet"
     local worker="--node --listen --tls-cert --tls-key --tls-ca --plain --network-only --spin --no-cache -v --verbose -q --quiet"
 
-    local serve="-l --listen -r --route --admin --access-log --otlp --otlp-ratio --tls-cert --tls-key --tls-client-ca --node-cert --node-key --node-ca --node-plain --deadline --concurrency --queue --duplicates --config --callback --callback-net --callback-ca --max-body --max-memory --workflow-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --isolation --no-cache -v --verbose -q --quiet"
+    local serve="-l --listen -r --route --admin --access-log --otlp --otlp-ratio --tls-cert --tls-key --tls-client-ca --node-cert --node-key --node-ca --node-plain --deadline --concurrency --queue --duplicates --config --callback --callback-net --callback-ca --max-body --max-memory --workflow-memory --max-header --max-connections --header-time --idle --min-rate --drain --threads --spin --isolation --no-cache -v --verbose -q --quiet"
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then

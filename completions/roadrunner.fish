@@ -51,6 +51,7 @@ complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l idle -x -d "bet
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l min-rate -x -d "per second"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l drain -x -d "after SIGTERM"
 complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l threads -x -d "that read and write"
+complete -c roadrunner -n "__fish_seen_subcommand_from serve" -l spin -x -d "microseconds to poll"
 complete -c roadrunner -n "__fish_seen_subcommand_from run serve compile" -s q -l quiet -d "errors only"
 complete -c roadrunner -n "__fish_seen_subcommand_from run check explain inspect bench ps" -l json -d "as JSON"
 complete -c roadrunner -n "__fish_seen_subcommand_from explain" -l svg -r -d "draw the graph"

@@ -82,7 +82,9 @@ bool cli_only_unix(const struct rr_workflow *wf);
 int cli_net_apply(const struct cli_net *net, bool only_unix, struct rr_worker_options *options,
                   struct rr_error *err);
 /* Microseconds; 0 is `never`, which the worker calls UINT64_MAX. */
-int cli_parse_spin(const struct cli_command *c, const char *text, uint64_t *ret);
+#define CLI_MAX_SPIN_US 10000000u
+int cli_parse_spin(const struct cli_command *c, const char *text, unsigned int max_us,
+                   uint64_t *ret);
 int cli_report_error(const struct rr_error *err, bool json);
 
 #endif

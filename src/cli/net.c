@@ -7,17 +7,16 @@
 #include "base/util.h"
 #include "cli/cli.h"
 
-#define MAX_SPIN_US 10000000u
-
-int cli_parse_spin(const struct cli_command *c, const char *text, uint64_t *ret)
+int cli_parse_spin(const struct cli_command *c, const char *text, unsigned int max_us,
+                   uint64_t *ret)
 {
     char *end;
     unsigned long n;
 
     errno = 0;
     n = strtoul(text, &end, 10);
-    if (errno || *end || end == text || *text == '-' || n > MAX_SPIN_US)
-        return cli_usage(c, "--spin takes microseconds from 0 to %u, not '%s'", MAX_SPIN_US, text);
+    if (errno || *end || end == text || *text == '-' || n > max_us)
+        return cli_usage(c, "--spin takes microseconds from 0 to %u, not '%s'", max_us, text);
     *ret = n ? n * 1000 : UINT64_MAX;
     return 0;
 }

@@ -129,7 +129,7 @@ static int parse(struct request *rq, int argc, char **argv)
                 return cli_usage(&cli_run, "--isolation takes process or worker, not '%s'", optarg);
             break;
         case 's':
-            r = cli_parse_spin(&cli_run, optarg, &rq->spin_ns);
+            r = cli_parse_spin(&cli_run, optarg, CLI_MAX_SPIN_US, &rq->spin_ns);
             if (r)
                 return r;
             break;

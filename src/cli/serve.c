@@ -9,6 +9,8 @@
 #include "gateway/gateway.h"
 #include "worker/chain.h"
 
+#define MAX_SPIN_US 100000u /* connections are looked after once a second, between */
+
 /* Options that may be repeated. */
 enum { LIST_LISTEN, LIST_ROUTE, LIST_CALLBACK, LIST_NET, LIST_WORKFLOW, N_LISTS };
 
@@ -268,6 +270,8 @@ static int take_option(struct request *rq, int c, char *text)
                              text);
         return take_listed(rq, LIST_NET, rq->callback_nets, &rq->o.n_callback_nets,
                            RR_GATEWAY_MAX_CALLBACKS, text);
+    case 's':
+        return cli_parse_spin(&cli_serve, text, MAX_SPIN_US, &rq->o.spin_ns);
     case 'c':
         rq->o.no_cache = true;
         return 0;
@@ -314,6 +318,7 @@ static const struct option words[] = {
     {"callback", required_argument, NULL, 'B'},
     {"callback-net", required_argument, NULL, 'N'},
     {"callback-ca", required_argument, NULL, 'b'},
+    {"spin", required_argument, NULL, 's'},
     {"no-cache", no_argument, NULL, 'c'},
     {"verbose", no_argument, NULL, 'v'},
     {"quiet", no_argument, NULL, 'q'},
@@ -623,6 +628,10 @@ const struct cli_command cli_serve = {
         "      --min-rate SIZE        per second, of bodies and replies (1KiB)\n"
         "      --drain TIME           for what runs, after SIGTERM (30s)\n"
         "      --threads N            that read and write (one per core)\n"
+        "      --spin US        how long such a thread polls before it sleeps, in microseconds, "
+        "up\n"
+        "                       to 100000; 0: never (default: 20 to 100, and only if clients\n"
+        "                       ask again so soon)\n"
         "      --node-cert FILE, --node-key FILE, --node-ca FILE\n"
         "                       to talk TLS with the nodes of workflows\n"
         "      --node-plain     without TLS: whoever is on that network can read and change "

@@ -67,7 +67,7 @@ static int parse(struct request *rq, int argc, char **argv)
             rq->listen[rq->n_listen++] = optarg;
             break;
         case 's':
-            r = cli_parse_spin(&cli_worker, optarg, &rq->spin_ns);
+            r = cli_parse_spin(&cli_worker, optarg, CLI_MAX_SPIN_US, &rq->spin_ns);
             if (r)
                 return r;
             break;

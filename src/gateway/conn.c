@@ -47,12 +47,21 @@ struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from)
     c->tcp = from->tcp;
     c->readable = c->writable = true;
     c->since_ns = rr_now_ns();
+    atomic_fetch_add(&loop->n_conns, 1);
+    return c;
+}
+
+void rr_conn_begin(struct conn *c)
+{
+    struct loop *loop = c->loop;
+    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
+
     c->next = loop->conns;
     if (c->next)
         c->next->prev = c;
     loop->conns = c;
-    loop->n_conns++;
-    return c;
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, c->fd, &e) < 0)
+        rr_conn_close(c);
 }
 
 static void enter_at(struct conn *c, enum conn_state state, uint64_t now)
@@ -144,7 +153,7 @@ void rr_conn_close(struct conn *c)
         loop->conns = c->next;
     if (c->next)
         c->next->prev = c->prev;
-    loop->n_conns--;
+    atomic_fetch_sub(&loop->n_conns, 1);
     if (c->is_ready) {
         struct conn **at = &loop->ready_first, *before = NULL;
 

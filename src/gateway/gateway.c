@@ -20,9 +20,11 @@
 #include "gateway/async.h"
 #include "gateway/internal.h"
 
-/* A run this long holds a loop up; in less, others may have had the CPU. */
-#define STUCK_NS 5000000u
-#define WATCH_MS 2 /* a loop that is held up longer goes to another thread */
+/* Loops that are held up go to other threads. Their neighbours see it when they have something to
+ * do; where none has, the watch does. It seldom looks: to wake up takes a virtual machine 0.1 ms.
+ */
+#define WATCH_MS 20
+#define WATCH_ALONE_MS 2 /* there is one loop */
 #define POLL_MIN_NS 20000u
 #define POLL_MAX_NS 100000u
 #define PARK_NS 100000000u    /* without events, the watch sleeps */
@@ -103,8 +105,14 @@ static int init(struct gateway *gw, struct rr_error *err)
     int r = open_log(gw, err);
 
     gw->n_loops = gw->o.threads;
-    gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
-    gw->poll_ns = poll_ns();
+    if (gw->o.spin_ns) {
+        gw->poll_always = gw->o.spin_ns != UINT64_MAX;
+        gw->max_polling = gw->poll_always ? gw->n_loops : 0;
+        gw->poll_ns = gw->o.spin_ns;
+    } else {
+        gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
+        gw->poll_ns = poll_ns();
+    }
     if (r == 0 && rr_budget_init(&gw->bodies, gw->o.max_memory_bytes, 1))
         r = rr_error_no_memory(err);
     /* Each loop can lose its thread to a long run, and then needs another. */
@@ -221,21 +229,6 @@ static void reload(struct gateway *gw)
     notify("READY=1");
 }
 
-/* A loop whose thread runs a workflow for long goes on with another. */
-static void rescue(struct gateway *gw)
-{
-    uint64_t now = rr_now_ns();
-
-    for (unsigned int n = 0; n < gw->n_loops; n++) {
-        struct loop *loop = &gw->loops[n];
-        uint64_t since = atomic_load(&loop->running_since_ns);
-
-        if (since > LOOP_STOLEN && now > since && now - since > STUCK_NS &&
-            atomic_compare_exchange_strong(&loop->running_since_ns, &since, LOOP_STOLEN))
-            rr_pool_adopt(&gw->pool, loop);
-    }
-}
-
 static uint64_t turns(const struct gateway *gw)
 {
     uint64_t sum = 0;
@@ -253,19 +246,21 @@ static int watch(struct gateway *gw, int signal_fd, uint64_t until_ns)
     struct pollfd fds[2] = {{.fd = signal_fd, .events = POLLIN},
                             {.fd = gw->watch_fd, .events = POLLIN}};
     uint64_t seen = turns(gw), seen_ns = rr_now_ns(), n, now;
+    int pause_ms = gw->n_loops > 1 ? WATCH_MS : WATCH_ALONE_MS;
     struct signalfd_siginfo info;
 
     for (;;) {
         bool parked = atomic_load(&gw->parked);
 
-        if (poll(fds, 2, parked && !until_ns ? -1 : WATCH_MS) < 0 && errno != EINTR)
+        if (poll(fds, 2, parked && !until_ns ? -1 : pause_ms) < 0 && errno != EINTR)
             return -1;
         if (read(gw->watch_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
             return -1;
         if (read(signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
             return (int)info.ssi_signo;
-        rescue(gw);
         now = rr_now_ns();
+        for (unsigned int k = 0; k < gw->n_loops; k++)
+            rr_loop_rescue(&gw->loops[k], now);
         if (until_ns && atomic_load(&gw->n_connections) == 0 && rr_async_idle(gw))
             return 0;
         if (until_ns && now > until_ns)

@@ -37,6 +37,8 @@ struct rr_gateway_options {
     uint64_t header_ns;             /* from a head's first byte to its last; 10 s */
     uint64_t duplicates_ns;         /* how long events are remembered; 0: not at all */
     uint64_t min_rate_bytes;        /* per second, of bodies and replies, after 5 s; 1024 */
+    uint64_t spin_ns;               /* a thread polls before it sleeps; UINT64_MAX: never; 0: 20 to
+                                       100 us, if clients ask again so soon */
     unsigned int max_header_bytes;  /* 16 KiB */
     unsigned int max_connections;   /* 4096 */
     unsigned int concurrency;       /* functions that run at once; max(8, 4 * cores) */

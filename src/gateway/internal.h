@@ -188,7 +188,7 @@ struct loop {
     size_t n_listeners;
     bool listening;
     struct conn *conns;
-    size_t n_conns;
+    atomic_uint n_conns; /* with those that are handed over */
     struct conn *ready_first, *ready_last;
     /* Here and not on a stack, since another thread may have to go on with them. */
     struct epoll_event events[N_EVENTS];
@@ -206,8 +206,9 @@ struct loop {
     /* When it began to run a workflow itself; 0: it does not; LOOP_STOLEN. */
     _Atomic uint64_t running_since_ns;
     pthread_mutex_t lock;
-    struct job *done; /* under the lock */
-    bool told;        /* under the lock: wake_fd is written */
+    struct job *done;   /* under the lock */
+    struct conn *given; /* under the lock: another loop accepted them */
+    bool told;          /* under the lock: wake_fd is written */
 } __attribute__((aligned(64)));
 
 struct thread {
@@ -238,6 +239,7 @@ struct gateway {
     atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
     atomic_uint n_polling;
+    bool poll_always; /* and not only where that has paid */
     unsigned int max_polling;
     uint64_t poll_ns; /* how long each polls */
     int watch_fd;
@@ -314,11 +316,15 @@ void rr_loop_deinit(struct loop *loop);
 void rr_loop_run(struct loop *loop, struct thread *t);
 /* From any thread: a job is done. */
 void rr_loop_post(struct job *job);
+/* If its thread runs a workflow for long, it goes on with another. */
+void rr_loop_rescue(struct loop *loop, uint64_t now);
 void rr_loop_kick(struct loop *loop);
 void rr_loop_ready(struct conn *c);
 
 /* conn.c */
+/* One for @loop, which has to begin it itself. */
 struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from);
+void rr_conn_begin(struct conn *c);
 /* Do what can be done now. Return: a job to run here, or NULL. @c may be freed. */
 struct job *rr_conn_advance(struct conn *c, uint32_t events);
 void rr_conn_done(struct job *job);

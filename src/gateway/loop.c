@@ -19,6 +19,7 @@
 #define SCAN_NS 1000000000u
 #define NAP_NS 20000u /* see asks_again() */
 #define LUCK 256u
+#define STUCK_NS 5000000u  /* such a run holds a loop up; in less, others may have had the CPU */
 #define LIGHT_NS 50000u    /* what an instance made ahead may cost */
 #define KEEP_NS 900000000u /* instances made ahead, once nobody asks */
 
@@ -41,16 +42,38 @@ int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct 
     return 0;
 }
 
+static void take_done(struct loop *loop)
+{
+    struct conn *given;
+    struct job *done;
+    uint64_t n;
+
+    if (read(loop->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+        return;
+    pthread_mutex_lock(&loop->lock);
+    done = rr_take(loop->done);
+    given = rr_take(loop->given);
+    loop->told = false;
+    pthread_mutex_unlock(&loop->lock);
+    while (done) {
+        struct job *job = done;
+
+        done = job->next;
+        rr_conn_done(job);
+    }
+    while (given) {
+        struct conn *c = given;
+
+        given = c->next;
+        rr_conn_begin(c);
+    }
+}
+
 void rr_loop_deinit(struct loop *loop)
 {
     if (!loop->gw)
         return;
-    while (loop->done) {
-        struct job *job = loop->done;
-
-        loop->done = job->next;
-        rr_conn_done(job);
-    }
+    take_done(loop);
     while (loop->conns)
         rr_conn_close(loop->conns);
     rr_listen_close(loop);
@@ -73,19 +96,25 @@ void rr_loop_kick(struct loop *loop)
         return; /* it is full: the loop is awake */
 }
 
-void rr_loop_post(struct job *job)
+/* What was put into a list of its is to be seen. */
+static void unlock_and_tell(struct loop *loop)
 {
-    struct loop *loop = job->loop;
-    bool tell;
+    bool tell = !loop->told;
 
-    pthread_mutex_lock(&loop->lock);
-    job->next = loop->done;
-    loop->done = job;
-    tell = !loop->told;
     loop->told = true;
     pthread_mutex_unlock(&loop->lock);
     if (tell)
         rr_loop_kick(loop);
+}
+
+void rr_loop_post(struct job *job)
+{
+    struct loop *loop = job->loop;
+
+    pthread_mutex_lock(&loop->lock);
+    job->next = loop->done;
+    loop->done = job;
+    unlock_and_tell(loop);
 }
 
 void rr_loop_ready(struct conn *c)
@@ -131,15 +160,44 @@ static void accept_without(struct gateway *gw, int listen_fd)
     atomic_fetch_add(&gw->n_refused, 1);
 }
 
+/* The kernel spreads connections over the loops by chance, a few often all to the same one. */
+static struct loop *least_busy(struct loop *loop)
+{
+    struct gateway *gw = loop->gw;
+    struct loop *least = loop;
+    unsigned int n_least = atomic_load(&loop->n_conns);
+
+    if (atomic_load(&gw->draining))
+        return loop;
+    for (unsigned int n = 0; n < gw->n_loops; n++) {
+        unsigned int n_conns = atomic_load(&gw->loops[n].n_conns);
+
+        if (n_conns < n_least) {
+            least = &gw->loops[n];
+            n_least = n_conns;
+        }
+    }
+    return least;
+}
+
+static void give(struct conn *c)
+{
+    struct loop *loop = c->loop;
+
+    pthread_mutex_lock(&loop->lock);
+    c->next = loop->given;
+    loop->given = c;
+    unlock_and_tell(loop);
+}
+
 static void add_conn(struct loop *loop, int fd, const struct listener *from)
 {
     struct gateway *gw = loop->gw;
-    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET};
     struct conn *c = NULL;
     int on = 1;
 
     if (atomic_fetch_add(&gw->n_connections, 1) < gw->o.max_connections)
-        c = rr_conn_new(loop, fd, from);
+        c = rr_conn_new(least_busy(loop), fd, from);
     if (!c) {
         atomic_fetch_sub(&gw->n_connections, 1);
         atomic_fetch_add(&gw->n_refused, 1);
@@ -149,9 +207,10 @@ static void add_conn(struct loop *loop, int fd, const struct listener *from)
     atomic_fetch_add(&gw->n_accepted, 1);
     if (from->tcp)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    e.data.ptr = c;
-    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &e) < 0)
-        rr_conn_close(c);
+    if (c->loop == loop)
+        rr_conn_begin(c);
+    else
+        give(c);
 }
 
 static void accept_some(struct loop *loop, const struct listener *l)
@@ -263,26 +322,6 @@ static bool run_inline(struct loop *loop, struct job *job, struct thread *t)
     return false;
 }
 
-static void take_done(struct loop *loop)
-{
-    struct job *first;
-    uint64_t n;
-
-    if (read(loop->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
-        return;
-    pthread_mutex_lock(&loop->lock);
-    first = loop->done;
-    loop->done = NULL;
-    loop->told = false;
-    pthread_mutex_unlock(&loop->lock);
-    while (first) {
-        struct job *job = first;
-
-        first = job->next;
-        rr_conn_done(job);
-    }
-}
-
 static void scan(struct loop *loop, uint64_t now)
 {
     struct conn *next;
@@ -340,12 +379,23 @@ static void wake_watch(struct gateway *gw)
         return;
 }
 
+void rr_loop_rescue(struct loop *loop, uint64_t now)
+{
+    uint64_t since = atomic_load(&loop->running_since_ns);
+
+    if (since > LOOP_STOLEN && now > since && now - since > STUCK_NS &&
+        atomic_compare_exchange_strong(&loop->running_since_ns, &since, LOOP_STOLEN))
+        rr_pool_adopt(&loop->gw->pool, loop);
+}
+
 /* Connections may end here, so no event of theirs may be at hand. */
 static void scan_if_due(struct loop *loop)
 {
-    bool draining = atomic_load(&loop->gw->draining);
+    struct gateway *gw = loop->gw;
+    bool draining = atomic_load(&gw->draining);
     uint64_t now = rr_now_ns();
 
+    rr_loop_rescue(&gw->loops[(loop->id + 1) % gw->n_loops], now);
     if (draining && loop->listening) {
         for (size_t n = 0; n < loop->n_listeners; n++)
             accept_some(loop, &loop->listeners[n]); /* who came in time */
@@ -376,7 +426,8 @@ static int poll_events(struct loop *loop, uint64_t until)
     return n;
 }
 
-/* A client that asks again as soon as it is answered would be held up by our sleep. */
+/* A client that asks again as soon as it is answered would be held up by our sleep. (--spin: there
+ * are such.) */
 static int sleep_or_poll(struct loop *loop, int timeout)
 {
     struct gateway *gw = loop->gw;
@@ -387,7 +438,7 @@ static int sleep_or_poll(struct loop *loop, int timeout)
     if (n > 0)
         return n;
     since = rr_now_ns();
-    if (loop->luck > LUCK / 2) {
+    if (gw->poll_always || loop->luck > LUCK / 2) {
         polled = atomic_fetch_add(&gw->n_polling, 1) < gw->max_polling;
         if (polled)
             n = poll_events(loop, since + gw->poll_ns);

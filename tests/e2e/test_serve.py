@@ -16,7 +16,8 @@ import struct
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from conftest import BIN, GUESTS, KIB, MIB, ROOT, SLOW, children_of, edge
@@ -617,9 +618,10 @@ def test_a_slow_workflow_does_not_starve_others(serve, flow):
         assert out == [200] * 30
 
 
-def test_a_sudden_long_run_does_not_hold_others_up(serve, flow):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sudden_long_run_does_not_hold_others_up(serve, flow, threads):
     """The workflow is known to be fast, so it runs on the thread that reads."""
-    with serve(flow(), "--threads", "1", "--deadline", "10s") as s, s.connect() as c:
+    with serve(flow(), "--threads", threads, "--deadline", "10s") as s, s.connect() as c:
         for _ in range(50):
             assert s.ask("/echo", b"x").status == 200
         assert s.metric("runs_inline_total") > 0
@@ -630,6 +632,74 @@ def test_a_sudden_long_run_does_not_hold_others_up(serve, flow):
         assert not select.select([c], [], [], 0)[0], "the others had to wait for the long run"
         assert c.recv(4096).endswith(b"slept")
         assert s.metric("runs_taken_over_total") >= 1
+
+
+def epoll_sets(pid):
+    """How many sockets each epoll descriptor of a process watches, where there are any."""
+    links = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links[fd] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    found = []
+    for fd, link in links.items():
+        if link == "anon_inode:[eventpoll]":
+            info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
+            watched = re.findall(r"^tfd: *(\d+)", info, re.M)
+            found.append(sum(links.get(w, "").startswith("socket:") for w in watched))
+    return sorted(n for n in found if n)
+
+
+def test_connections_are_spread_over_threads(serve, flow):
+    with serve(flow(), "--threads", "3") as s, ExitStack() as stack:
+        pid = s.process.pid
+        few = [stack.enter_context(s.connect()) for _ in range(9)]
+        wait_for(lambda: epoll_sets(pid) == [1 + 3] * 3, "nine connections")  # and the listener
+        for c in few[:5]:
+            c.close()
+        wait_for(lambda: sum(epoll_sets(pid)) == 3 + 4, "four connections")
+        more = [stack.enter_context(s.connect()) for _ in range(8)]
+        wait_for(lambda: epoll_sets(pid) == [1 + 4] * 3, "twelve connections")
+        for c in few[5:] + more:
+            c.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\n" + HOST + b"\r\nhi")
+            assert c.recv(4096).endswith(b"hi")
+
+
+def test_connections_may_come_and_go_at_once(serve, flow):
+    """Each is handed to another thread, or not, while it ends."""
+    with serve(flow(), "--threads", "4") as s:
+        for _ in range(20):
+            with ExitStack() as stack:
+                for k in range(16):
+                    c = stack.enter_context(s.connect())
+                    if k % 2:
+                        c.sendall(b"GET /echo HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert s.ask("/echo", b"x").status == 200
+        wait_for(lambda: s.metric("connections") == 1, "all connections ended")
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_threads_poll_if_asked_to(serve, flow):
+    used = {}
+    for spin in (0, 100000):
+        with serve(flow(), "--spin", spin) as s:
+            for n in range(11):
+                assert s.ask("/echo", b"x").status == 200
+                if n == 0:
+                    used[spin] = -cpu_seconds(s.process.pid)
+                time.sleep(0.1)
+            used[spin] += cpu_seconds(s.process.pid)
+            wait_for(lambda: rests(s.process.pid), "it sleeps again")  # noqa: B023
+    assert used[100000] > used[0] + 0.3
+
+
+def rests(pid):
+    before = cpu_seconds(pid)
+    time.sleep(0.3)
+    return cpu_seconds(pid) - before < 0.1
 
 
 def test_many_clients_at_once(serve, flow):
@@ -1041,6 +1111,8 @@ def test_routes(serve, flow):
         ["FLOW", "--listen", "nowhere"],
         ["FLOW", "--listen", "::1:80"],
         ["FLOW", "--queue", "0"],
+        ["FLOW", "--spin", "-1"],
+        ["FLOW", "--spin", "100001"],
         ["FLOW", "--deadline", "1h"],
         ["FLOW", "--max-body", "2GiB"],
         ["FLOW", "--tls-cert", "x"],
