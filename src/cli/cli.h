@@ -81,8 +81,8 @@ bool cli_only_unix(const struct rr_workflow *wf);
 /* @net: borrowed for the worker's life. 0 or RR_E_USAGE. */
 int cli_net_apply(const struct cli_net *net, bool only_unix, struct rr_worker_options *options,
                   struct rr_error *err);
-/* Microseconds; 0 is `never`, which the worker calls UINT64_MAX. */
-#define CLI_MAX_SPIN_US 10000000u
+#define CLI_MAX_SPIN_US 10000000u /* of run and worker */
+/* Microseconds, up to @max_us; 0 is `never`: *@ret is nanoseconds, UINT64_MAX for never. */
 int cli_parse_spin(const struct cli_command *c, const char *text, unsigned int max_us,
                    uint64_t *ret);
 int cli_report_error(const struct rr_error *err, bool json);

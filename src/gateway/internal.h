@@ -239,7 +239,7 @@ struct gateway {
     atomic_bool halted; /* what runs is interrupted */
     atomic_bool parked; /* the watch sleeps */
     atomic_uint n_polling;
-    bool poll_always; /* and not only where that has paid */
+    bool poll_always; /* --spin; else only where that has paid */
     unsigned int max_polling;
     uint64_t poll_ns; /* how long each polls */
     int watch_fd;
@@ -322,7 +322,7 @@ void rr_loop_kick(struct loop *loop);
 void rr_loop_ready(struct conn *c);
 
 /* conn.c */
-/* One for @loop, which has to begin it itself. */
+/* One for @loop, whose thread has to begin it; until then it is in no list. */
 struct conn *rr_conn_new(struct loop *loop, int fd, const struct listener *from);
 void rr_conn_begin(struct conn *c);
 /* Do what can be done now. Return: a job to run here, or NULL. @c may be freed. */

@@ -42,7 +42,8 @@ int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct 
     return 0;
 }
 
-static void take_done(struct loop *loop)
+/* What other threads have for this loop: jobs that are done, connections that it is given. */
+static void take_posted(struct loop *loop)
 {
     struct conn *given;
     struct job *done;
@@ -73,7 +74,7 @@ void rr_loop_deinit(struct loop *loop)
 {
     if (!loop->gw)
         return;
-    take_done(loop);
+    take_posted(loop);
     while (loop->conns)
         rr_conn_close(loop->conns);
     rr_listen_close(loop);
@@ -96,7 +97,7 @@ void rr_loop_kick(struct loop *loop)
         return; /* it is full: the loop is awake */
 }
 
-/* What was put into a list of its is to be seen. */
+/* Its lists have something new. */
 static void unlock_and_tell(struct loop *loop)
 {
     bool tell = !loop->told;
@@ -346,7 +347,7 @@ static bool next_piece(struct loop *loop, struct job **ret)
             accept_some(loop, e->data.ptr);
             break;
         case KIND_WAKE:
-            take_done(loop);
+            take_posted(loop);
             break;
         case KIND_CONN:
             loop->last = e->data.ptr;
@@ -426,8 +427,7 @@ static int poll_events(struct loop *loop, uint64_t until)
     return n;
 }
 
-/* A client that asks again as soon as it is answered would be held up by our sleep. (--spin: there
- * are such.) */
+/* A client that asks again as soon as it is answered would be held up by our sleep. */
 static int sleep_or_poll(struct loop *loop, int timeout)
 {
     struct gateway *gw = loop->gw;
