@@ -193,7 +193,7 @@ struct loop {
     /* Here and not on a stack, since another thread may have to go on with them. */
     struct epoll_event events[N_EVENTS];
     int n_events, next_event, n_ready_turn;
-    uint64_t next_scan_ns;
+    uint64_t next_scan_ns, next_rescue_ns;
     uint64_t random;
     char date[40];
     int64_t date_s;

@@ -20,6 +20,7 @@
 #define NAP_NS 20000u /* see asks_again() */
 #define LUCK 256u
 #define STUCK_NS 5000000u  /* such a run holds a loop up; in less, others may have had the CPU */
+#define RESCUE_NS 1000000u /* how often a loop looks at its neighbour */
 #define LIGHT_NS 50000u    /* what an instance made ahead may cost */
 #define KEEP_NS 900000000u /* instances made ahead, once nobody asks */
 
@@ -396,7 +397,10 @@ static void scan_if_due(struct loop *loop)
     bool draining = atomic_load(&gw->draining);
     uint64_t now = rr_now_ns();
 
-    rr_loop_rescue(&gw->loops[(loop->id + 1) % gw->n_loops], now);
+    if (now >= loop->next_rescue_ns) { /* seldom: it writes there with each run */
+        rr_loop_rescue(&gw->loops[(loop->id + 1) % gw->n_loops], now);
+        loop->next_rescue_ns = now + RESCUE_NS;
+    }
     if (draining && loop->listening) {
         for (size_t n = 0; n < loop->n_listeners; n++)
             accept_some(loop, &loop->listeners[n]); /* who came in time */
