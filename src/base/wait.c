@@ -172,3 +172,34 @@ uint64_t rr_wait_round_trip_ns(void)
         close(p.back);
     return ns;
 }
+
+/* --- yielding -------------------------------------------------------------------------------- */
+
+#define LONG_NS 1500000u      /* a client that has much to do is back sooner */
+#define LONG_MOST_NS 4000000u /* the host may have taken the CPU for longer, once */
+#define GIVEN_NS 8000000u     /* so much is too much... */
+#define FORGET 4              /* ...in four times the time: the host takes less */
+#define KEEP_NS 20000000u     /* then it is kept for so long, twice as long, ... */
+#define KEEP_MOST_NS 2560000000u
+
+bool rr_yield_pays(const struct rr_yield *y, uint64_t now_ns)
+{
+    return now_ns >= y->until_ns;
+}
+
+void rr_yield_note(struct rr_yield *y, uint64_t before_ns, uint64_t now_ns)
+{
+    uint64_t took = now_ns - before_ns;
+
+    y->given_ns -= rr_min(y->given_ns, (now_ns - y->last_ns) / FORGET);
+    y->last_ns = now_ns;
+    if (took >= LONG_NS)
+        y->given_ns += rr_min(took, LONG_MOST_NS);
+    if (y->given_ns == 0)
+        y->keep_ns = 0;
+    if (y->given_ns <= GIVEN_NS)
+        return;
+    y->given_ns = GIVEN_NS; /* the next time tells whether it is still so */
+    y->keep_ns = y->keep_ns ? rr_min(2 * y->keep_ns, KEEP_MOST_NS) : KEEP_NS;
+    y->until_ns = y->last_ns = now_ns + y->keep_ns;
+}

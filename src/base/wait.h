@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * base: sleep until a word in memory is changed, or a descriptor has something, whichever is first.
+ * base: sleep until a word in memory is changed, or a descriptor has something, whichever is first;
+ * and what it costs to sleep, or not to.
  *
  * Other processes wake by FUTEX_WAKE on a word that both map; descriptors by SIGIO, which is
  * blocked at all times but inside rr_wait(). So there is no second thread, and the fast way is a
@@ -39,5 +40,14 @@ void rr_wait_wake(_Atomic uint32_t *word);
 /* What it takes on this machine to wake a thread on another CPU that is idle, and be woken by it:
  * the median of some tries, in 10 ms at most. 0: it cannot be known. */
 uint64_t rr_wait_round_trip_ns(void);
+
+/* Of a thread that yields its CPU: whether those who want it, too, only compute. These keep it for
+ * milliseconds each time, and a thread that sleeps instead is woken before them. All 0 at first. */
+struct rr_yield {
+    uint64_t last_ns, given_ns, keep_ns, until_ns;
+};
+bool rr_yield_pays(const struct rr_yield *y, uint64_t now_ns);
+/* It did so from @before_ns to @now_ns. */
+void rr_yield_note(struct rr_yield *y, uint64_t before_ns, uint64_t now_ns);
 
 #endif

@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 
+#include "base/wait.h"
 #include "gateway/gateway.h"
 #include "gateway/http.h"
 #include "gateway/letter.h"
@@ -194,6 +195,7 @@ struct loop {
     struct epoll_event events[N_EVENTS];
     int n_events, next_event, n_ready_turn;
     uint64_t next_scan_ns, next_rescue_ns;
+    struct rr_yield yields;
     uint64_t random;
     char date[40];
     int64_t date_s;

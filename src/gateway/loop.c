@@ -272,14 +272,22 @@ static void note_run(struct thread *t, const struct app *app, uint64_t now)
     rr_worker_defer(app->seats[t->id].worker, LIGHT_NS);
 }
 
-/* What has come; if nothing has, who wants this CPU has it first. */
+/* Who wants this CPU has it first; a client, say, for the answer it got. False: it was kept. */
+static bool yield(struct loop *loop)
+{
+    uint64_t before = rr_now_ns();
+
+    if (!rr_yield_pays(&loop->yields, before))
+        return false;
+    sched_yield();
+    rr_yield_note(&loop->yields, before, rr_now_ns());
+    return true;
+}
+
+/* What has come. */
 static int peek(struct loop *loop)
 {
-    int n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
-
-    if (n == 0)
-        sched_yield();
-    return n;
+    return epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
 }
 
 /* Do what was put off, as long as nothing comes. */
@@ -296,8 +304,8 @@ static int tidy(struct loop *loop)
     t->untidy = t->prepared = w != NULL;
     while (n == 0 && t->untidy) {
         n = peek(loop);
-        if (n == 0) /* a client may have read its answer meanwhile, and asked again */
-            n = epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+        if (n == 0 && yield(loop)) /* a client may have read its answer, and asked again */
+            n = peek(loop);
         if (n == 0)
             t->untidy = rr_worker_tidy(w);
     }
@@ -427,7 +435,7 @@ static int poll_events(struct loop *loop, uint64_t until)
 
     do
         n = peek(loop);
-    while (n == 0 && rr_now_ns() < until);
+    while (n == 0 && yield(loop) && rr_now_ns() < until);
     return n;
 }
 
@@ -469,8 +477,7 @@ static void wait_for_events(struct loop *loop)
     if (timeout)
         rr_log_flush(loop);
     loop->next_event = 0;
-    loop->n_events = timeout ? sleep_or_poll(loop, timeout)
-                             : epoll_wait(loop->epoll_fd, loop->events, N_EVENTS, 0);
+    loop->n_events = timeout ? sleep_or_poll(loop, timeout) : peek(loop);
     if (loop->n_events < 0)
         loop->n_events = 0;
     if (loop->n_events == 0 && rr_now_ns() - loop->runner->ran_ns > KEEP_NS)

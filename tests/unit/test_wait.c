@@ -269,11 +269,81 @@ static void test_round_trip(void **state)
     assert_int_equal(lowest_free_fd(), fd);
 }
 
+/* --- yielding -------------------------------------------------------------------------------- */
+
+#define MS 1000000u
+
+/* One that does so again and again for @for_ms: each time it takes the next of @took_us, and works
+ * for @work_us. Return: the share of it all in which the CPU was kept, in percent. */
+static unsigned int kept(struct rr_yield *y, uint64_t *now, const unsigned int took_us[4],
+                         unsigned int work_us, unsigned int for_ms)
+{
+    uint64_t begin = *now, end = begin + (uint64_t)for_ms * MS, sum = 0;
+
+    for (unsigned int n = 0; *now < end; n++) {
+        uint64_t before = *now;
+
+        if (rr_yield_pays(y, before)) {
+            *now += took_us[n % 4] * 1000;
+            rr_yield_note(y, before, *now);
+        } else {
+            sum += work_us * 1000;
+        }
+        *now += work_us * 1000;
+    }
+    return (unsigned int)(100 * sum / (*now - begin));
+}
+
+static void test_yield(void **state)
+{
+    static const struct {
+        const char *what;
+        unsigned int took_us[4], work_us, least, most; /* percent */
+    } rows[] = {
+        {"nobody wants it", {1, 1, 1, 1}, 1, 0, 0},
+        {"a client", {10, 200, 1, 300}, 50, 0, 0},
+        {"a busy client", {900, 900, 900, 900}, 100, 0, 0},
+        {"the host, now and then", {14000, 1, 1, 1}, 20000, 0, 0},
+        {"one that computes", {4000, 4000, 4000, 4000}, 50, 80, 100},
+        {"with short slices", {3000, 3000, 1000, 3000}, 50, 80, 100},
+        {"and a client", {4000, 100, 2000, 10}, 50, 80, 100},
+        {"we do much, too", {4000, 4000, 4000, 4000}, 3000, 80, 100},
+    };
+
+    (void)state;
+    for (size_t n = 0; n < RR_ARRAY_LEN(rows); n++) {
+        struct rr_yield y = {0};
+        uint64_t now = 1000000ull * MS;
+        unsigned int share = kept(&y, &now, rows[n].took_us, rows[n].work_us, 2000);
+
+        if (share < rows[n].least || share > rows[n].most)
+            fail_msg("%s: kept for %u %% of the time", rows[n].what, share);
+    }
+}
+
+/* It is found out again whether others compute, ever more seldom. */
+static void test_yield_tries_again(void **state)
+{
+    static const unsigned int hog[4] = {4000, 4000, 4000, 4000}, free_cpu[4] = {1, 1, 1, 1};
+    uint64_t now = 1000000ull * MS;
+    struct rr_yield y = {0};
+
+    (void)state;
+    kept(&y, &now, hog, 50, 60000);
+    assert_in_range(kept(&y, &now, hog, 50, 60000), 99, 99); /* 4 ms of each 2.6 s are not */
+    kept(&y, &now, free_cpu, 50, 2600);                      /* until the next try */
+    assert_int_equal(kept(&y, &now, free_cpu, 50, 1000), 0);
+    kept(&y, &now, hog, 50, 20); /* and it begins anew, with 20 ms */
+    assert_in_range(y.until_ns, now, now + 20 * MS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reasons),
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_yield),
+        cmocka_unit_test(test_yield_tries_again),
         cmocka_unit_test_setup_teardown(test_level, arrive, leave),
         cmocka_unit_test_setup_teardown(test_none_lost, arrive, leave),
         cmocka_unit_test_setup_teardown(test_ring, arrive, leave),
