@@ -44,8 +44,12 @@ uint64_t rr_wait_round_trip_ns(void);
 /* Of a thread that yields its CPU: whether those who want it, too, only compute. These keep it for
  * milliseconds each time, and a thread that sleeps instead is woken before them. All 0 at first. */
 struct rr_yield {
-    uint64_t last_ns, given_ns, keep_ns, until_ns;
+    uint64_t given_ns; /* in long pieces, as of @last_ns; the rest is forgotten */
+    uint64_t last_ns;
+    uint64_t keep_ns;  /* how long the CPU was kept when it was last; 0: it need not be */
+    uint64_t until_ns; /* it is kept */
 };
+/* False: better keep the CPU, or sleep. */
 bool rr_yield_pays(const struct rr_yield *y, uint64_t now_ns);
 /* It did so from @before_ns to @now_ns. */
 void rr_yield_note(struct rr_yield *y, uint64_t before_ns, uint64_t now_ns);

@@ -21,9 +21,7 @@
 #include "gateway/internal.h"
 
 /* Loops that are held up go to other threads. Their neighbours see it when they have something to
- * do; where none has, the watch does. It seldom looks: to wake up may take a virtual machine 0.1
- * ms.
- */
+ * do; where none has, the watch does. It seldom looks: to wake up may take 0.1 ms. */
 #define WATCH_MS 20
 #define WATCH_ALONE_MS 2 /* there is one loop */
 #define POLL_MIN_NS 20000u

@@ -20,8 +20,8 @@
  *
  * Threads. A loop is a set of connections with an epoll, run by one thread at a time, which alone
  * touches them. It runs workflows that are known to be fast itself; should one of these take long,
- * the watch in gateway.c takes the loop away from it and another thread goes on with it. All other
- * workflows go to the pool.
+ * another loop, or the watch in gateway.c, takes the loop away and another thread goes on with it.
+ * All other workflows go to the pool.
  */
 #ifndef RR_GATEWAY_INTERNAL_H
 #define RR_GATEWAY_INTERNAL_H
