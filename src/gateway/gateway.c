@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Start, signals, reload, end; and the watch over loops that a long run holds up. */
+/* Start, signals, reload, end; and the watch over pollers that a long run holds up. */
 #include "gateway/gateway.h"
 
 #include <errno.h>
@@ -20,10 +20,11 @@
 #include "gateway/async.h"
 #include "gateway/internal.h"
 
-/* Loops that are held up go to other threads. Their neighbours see it when they have something to
+/* Pollers that are held up go to other threads. Their neighbours see it when they have something to
  * do; where none has, the watch does. It seldom looks: to wake up may take 0.1 ms. */
 #define WATCH_MS 20
-#define WATCH_ALONE_MS 2 /* there is one loop */
+#define WATCH_ALONE_MS 2 /* there is one poller */
+#define LOOPS 2          /* per poller */
 #define POLL_MIN_NS 20000u
 #define POLL_MAX_NS 100000u
 #define PARK_NS 100000000u    /* without events, the watch sleeps */
@@ -98,15 +99,49 @@ static uint64_t poll_ns(void)
     return ns < POLL_MIN_NS ? POLL_MIN_NS : rr_min(ns, POLL_MAX_NS);
 }
 
+/* Of zeros. */
+static void *many(size_t n, size_t bytes)
+{
+    void *all = aligned_alloc(64, n * bytes);
+
+    return all ? memset(all, 0, n * bytes) : NULL;
+}
+
+static int init_loops(struct gateway *gw, struct rr_error *err)
+{
+    struct epoll_event stop = {.events = EPOLLIN};
+    int r = 0;
+
+    gw->pollers = many(gw->n_pollers, sizeof(*gw->pollers));
+    gw->loops = many(gw->n_loops, sizeof(*gw->loops));
+    if (!gw->threads || !gw->loops || !gw->pollers)
+        return rr_error_no_memory(err);
+    gw->poll_fd = epoll_create1(EPOLL_CLOEXEC);
+    gw->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (gw->poll_fd < 0 || gw->stop_fd < 0 ||
+        epoll_ctl(gw->poll_fd, EPOLL_CTL_ADD, gw->stop_fd, &stop) < 0)
+        return rr_error_set(err, RR_E_SYSTEM, "raise the limit on descriptors", "no epoll: %s",
+                            strerror(errno));
+    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++)
+        r = rr_loop_init(gw, &gw->loops[n], err);
+    for (unsigned int n = 0; n < gw->n_pollers; n++) {
+        gw->pollers[n].id = n;
+        gw->pollers[n].gw = gw;
+    }
+    return r;
+}
+
 static int init(struct gateway *gw, struct rr_error *err)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int r = open_log(gw, err);
 
-    gw->n_loops = gw->o.threads;
+    gw->n_pollers = gw->o.threads;
+    /* So that two that ask at once are seldom in the same one. */
+    gw->n_loops = gw->n_pollers > 1 ? LOOPS * gw->n_pollers : 1;
     if (gw->o.spin_ns) {
         gw->poll_always = gw->o.spin_ns != UINT64_MAX;
-        gw->max_polling = gw->poll_always ? gw->n_loops : 0;
+        gw->max_polling = gw->poll_always ? gw->n_pollers : 0;
         gw->poll_ns = gw->o.spin_ns;
     } else {
         gw->max_polling = cores > 1 ? (unsigned int)cores / 2 : 0;
@@ -114,16 +149,11 @@ static int init(struct gateway *gw, struct rr_error *err)
     }
     if (r == 0 && rr_budget_init(&gw->bodies, gw->o.max_memory_bytes, 1))
         r = rr_error_no_memory(err);
-    /* Each loop can lose its thread to a long run, and then needs another. */
-    gw->n_threads = 2 * gw->n_loops + gw->o.concurrency;
+    /* Each poller can lose its thread to a long run, and then needs another. */
+    gw->n_threads = 2 * gw->n_pollers + gw->o.concurrency;
     gw->threads = calloc(gw->n_threads, sizeof(*gw->threads));
-    gw->loops = aligned_alloc(64, gw->n_loops * sizeof(*gw->loops));
-    if (r == 0 && (!gw->threads || !gw->loops))
-        r = rr_error_no_memory(err);
-    if (gw->loops)
-        memset(gw->loops, 0, gw->n_loops * sizeof(*gw->loops));
-    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++)
-        r = rr_loop_init(gw, &gw->loops[n], n, err);
+    if (r == 0)
+        r = init_loops(gw, err);
     if (r)
         return r;
     if (gw->o.duplicates_ns && !(gw->events = rr_events_new(gw->o.duplicates_ns)))
@@ -145,8 +175,8 @@ static int init(struct gateway *gw, struct rr_error *err)
 
 static int start_threads(struct gateway *gw, struct rr_error *err)
 {
-    for (unsigned int n = 0; n < gw->n_loops; n++)
-        rr_pool_adopt(&gw->pool, &gw->loops[n]);
+    for (unsigned int n = 0; n < gw->n_pollers; n++)
+        rr_pool_adopt(&gw->pool, &gw->pollers[n]);
     for (unsigned int n = 0; n < gw->n_threads; n++) {
         struct thread *t = &gw->threads[n];
 
@@ -232,9 +262,9 @@ static uint64_t turns(const struct gateway *gw)
 {
     uint64_t sum = 0;
 
-    for (unsigned int n = 0; n < gw->n_loops; n++)
-        sum += atomic_load(&gw->loops[n].n_turns) +
-               (atomic_load(&gw->loops[n].running_since_ns) > LOOP_STOLEN);
+    for (unsigned int n = 0; n < gw->n_pollers; n++)
+        sum += atomic_load(&gw->pollers[n].n_turns) +
+               (atomic_load(&gw->pollers[n].running_since_ns) > POLLER_STOLEN);
     return sum;
 }
 
@@ -245,7 +275,7 @@ static int watch(struct gateway *gw, int signal_fd, uint64_t until_ns)
     struct pollfd fds[2] = {{.fd = signal_fd, .events = POLLIN},
                             {.fd = gw->watch_fd, .events = POLLIN}};
     uint64_t seen = turns(gw), seen_ns = rr_now_ns(), n, now;
-    int pause_ms = gw->n_loops > 1 ? WATCH_MS : WATCH_ALONE_MS;
+    int pause_ms = gw->n_pollers > 1 ? WATCH_MS : WATCH_ALONE_MS;
     struct signalfd_siginfo info;
 
     for (;;) {
@@ -258,8 +288,8 @@ static int watch(struct gateway *gw, int signal_fd, uint64_t until_ns)
         if (read(signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
             return (int)info.ssi_signo;
         now = rr_now_ns();
-        for (unsigned int k = 0; k < gw->n_loops; k++)
-            rr_loop_rescue(&gw->loops[k], now);
+        for (unsigned int k = 0; k < gw->n_pollers; k++)
+            rr_poller_rescue(&gw->pollers[k], now);
         if (until_ns && atomic_load(&gw->n_connections) == 0 && rr_async_idle(gw))
             return 0;
         if (until_ns && now > until_ns)
@@ -307,7 +337,8 @@ static void drain(struct gateway *gw, int signal_fd)
 static void stop(struct gateway *gw)
 {
     atomic_store(&gw->stop, true);
-    kick_all(gw);
+    if (gw->stop_fd > 0 && eventfd_write(gw->stop_fd, 1) < 0)
+        rr_log(0, "cannot stop the pollers: %s", strerror(errno));
     rr_pool_stop(&gw->pool);
     for (unsigned int n = 0; n < gw->n_threads; n++)
         if (gw->threads && gw->threads[n].runs)
@@ -330,8 +361,13 @@ static void stop(struct gateway *gw)
     rr_events_free(gw->events);
     rr_otlp_free(gw->otlp);
     rr_tls_free(gw->tls);
+    if (gw->poll_fd > 0)
+        close(gw->poll_fd);
+    if (gw->stop_fd > 0)
+        close(gw->stop_fd);
     free(gw->threads);
     free(gw->loops);
+    free(gw->pollers);
     rr_budget_deinit(&gw->bodies);
     rr_pool_deinit(&gw->pool);
     pthread_mutex_destroy(&gw->lock);

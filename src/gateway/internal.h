@@ -44,7 +44,7 @@
 #define N_PATHS (RR_PATH_STREAM + 1)
 #define N_STATUS 40
 #define N_EVENTS 128
-#define LOOP_STOLEN 1u /* of loop.running_since_ns */
+#define POLLER_STOLEN 1u /* of poller.running_since_ns */
 #define FAST_NS 1000000u
 
 typedef _Atomic uint64_t counter; /* one thread writes, any may read */
@@ -163,7 +163,7 @@ struct pool {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct app *apps; /* ring of those with jobs: @apps is next */
-    struct loop *orphans;
+    struct poller *orphans;
     unsigned int n_running, max_running, n_queued;
     bool stop;
 };
@@ -177,15 +177,12 @@ struct listener {
 };
 
 struct loop {
-    unsigned int id;
     struct gateway *gw;
     int epoll_fd, wake_fd;
     enum kind wake_kind;
-    struct thread *runner;
-    struct loop *next_orphan;
-    unsigned int luck;          /* of 256: how often polling would have been better than sleeping */
-    const void *last;           /* the connection with the last event, only compared */
-    struct listener *listeners; /* owned */
+    _Atomic(struct poller *) holder; /* NULL: none; the rest is the holder's, where not said else */
+    struct thread *runner;           /* of the holder, also of the last one */
+    struct listener *listeners;      /* owned */
     size_t n_listeners;
     bool listening;
     struct conn *conns;
@@ -194,8 +191,7 @@ struct loop {
     /* Here and not on a stack, since another thread may have to go on with them. */
     struct epoll_event events[N_EVENTS];
     int n_events, next_event, n_ready_turn;
-    uint64_t next_scan_ns, next_rescue_ns;
-    struct rr_yield yields;
+    uint64_t next_scan_ns;
     uint64_t random;
     char date[40];
     int64_t date_s;
@@ -204,13 +200,27 @@ struct loop {
     size_t log_len;
     uint64_t n_log_lines; /* in it */
     struct stats stats;   /* of what reached no workflow */
-    _Atomic uint64_t n_turns;
-    /* When it began to run a workflow itself; 0: it does not; LOOP_STOLEN. */
-    _Atomic uint64_t running_since_ns;
     pthread_mutex_t lock;
     struct job *done;   /* under the lock */
     struct conn *given; /* under the lock: another loop accepted them */
     bool told;          /* under the lock: wake_fd is written */
+} __attribute__((aligned(64)));
+
+/* Whoever takes loops that have something to do, one after the other, in whatever order that comes:
+ * so none waits while another is free. As many as --threads says, each in a thread of the pool. */
+struct poller {
+    unsigned int id;
+    struct gateway *gw;
+    struct thread *runner;
+    struct loop *loop; /* at hand; NULL: none */
+    struct poller *next_orphan;
+    unsigned int luck; /* of 256: how often polling would have been better than sleeping */
+    const void *last;  /* the connection with the last event, only compared */
+    uint64_t next_rescue_ns;
+    struct rr_yield yields;
+    _Atomic uint64_t n_turns;
+    /* When it began to run a workflow itself; 0: it does not; POLLER_STOLEN. */
+    _Atomic uint64_t running_since_ns;
 } __attribute__((aligned(64)));
 
 struct thread {
@@ -229,6 +239,11 @@ struct gateway {
     struct rr_gateway_options o;
     struct loop *loops;
     unsigned int n_loops;
+    struct poller *pollers;
+    unsigned int n_pollers;
+    int poll_fd;                   /* of the loops that nobody holds and have something to do */
+    int stop_fd;                   /* in it: readable once all pollers are to stop */
+    _Atomic uint64_t next_scan_ns; /* all loops are told then */
     struct thread *threads;
     unsigned int n_threads;
     struct pool pool;
@@ -312,16 +327,30 @@ int rr_listen_all(struct gateway *gw, struct rr_error *err);
 void rr_listen_close(struct loop *loop);
 
 /* loop.c */
-int rr_loop_init(struct gateway *gw, struct loop *loop, unsigned int id, struct rr_error *err);
+int rr_loop_init(struct gateway *gw, struct loop *loop, struct rr_error *err);
 void rr_loop_deinit(struct loop *loop);
-/* Until it is taken away, or all is over. */
-void rr_loop_run(struct loop *loop, struct thread *t);
 /* From any thread: a job is done. */
 void rr_loop_post(struct job *job);
-/* If its thread runs a workflow for long, it goes on with another. */
-void rr_loop_rescue(struct loop *loop, uint64_t now);
+/* From any thread: it is to be looked at. */
 void rr_loop_kick(struct loop *loop);
 void rr_loop_ready(struct conn *c);
+/* It is @p's from here on, which saw that it has something to do. */
+void rr_loop_take(struct loop *loop, struct poller *p);
+/* Whoever else may have it, as soon as it has something to do. */
+void rr_loop_release(struct loop *loop);
+/* Look at what has come. False: nothing. */
+bool rr_loop_turn(struct loop *loop);
+/* After its turn: what is due at times. False: some connections wait for the next turn. */
+bool rr_loop_rest(struct loop *loop);
+/* The next piece of work; a job that is to be run here, or NULL. False: there is none left, for
+ * now. */
+bool rr_loop_next(struct loop *loop, struct job **ret);
+
+/* poller.c */
+/* Until all is over, or it is another thread's, since a run took long. */
+void rr_poller_run(struct poller *p, struct thread *t);
+/* If its thread runs a workflow for long, it goes on with another. */
+void rr_poller_rescue(struct poller *p, uint64_t now);
 
 /* conn.c */
 /* One for @loop, whose thread has to begin it; until then it is in no list. */
@@ -426,7 +455,7 @@ void rr_pool_deinit(struct pool *pool);
 bool rr_pool_submit(struct pool *pool, struct job *job, unsigned int max_queued);
 /* True: it had not begun, and will not. */
 bool rr_pool_withdraw(struct pool *pool, struct job *job);
-void rr_pool_adopt(struct pool *pool, struct loop *loop);
+void rr_pool_adopt(struct pool *pool, struct poller *p);
 void rr_pool_stop(struct pool *pool);
 void *rr_pool_main(void *thread);
 void rr_job_run(struct job *job, struct thread *t);

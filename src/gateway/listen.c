@@ -39,13 +39,14 @@ static int add(struct loop *loop, int fd, bool admin, bool tcp, struct rr_error 
     return 0;
 }
 
-/* Several loops accept from one socket; each has a descriptor of its own for it. */
+/* As many loops as there are pollers accept from one socket; each has a descriptor of its own for
+ * it. */
 static int share(struct gateway *gw, int fd, bool admin, bool tcp, struct rr_error *err)
 {
     int r = 0;
 
-    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++) {
-        int own = n + 1 < gw->n_loops ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
+    for (unsigned int n = 0; n < gw->n_pollers && r == 0; n++) {
+        int own = n + 1 < gw->n_pollers ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
 
         r = own < 0 ? fail(err, "a shared socket", strerror(errno))
                     : add(&gw->loops[n], own, admin, tcp, err);
@@ -119,7 +120,7 @@ static void announce(struct gateway *gw, int fd, bool admin)
             gw->tls && !admin ? "https" : "http", host, port);
 }
 
-/* A socket per loop, among which the kernel spreads connections. */
+/* A socket per poller, among which the kernel spreads connections. */
 static int listen_tcp_at(struct gateway *gw, struct addrinfo *ai, const char *text, bool admin,
                          struct rr_error *err)
 {
@@ -133,7 +134,7 @@ static int listen_tcp_at(struct gateway *gw, struct addrinfo *ai, const char *te
     if (fd < 0)
         return fail(err, text, strerror(-fd));
     close(fd);
-    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++) {
+    for (unsigned int n = 0; n < gw->n_pollers && r == 0; n++) {
         fd = bind_one((struct sockaddr *)&a, len, true);
         if (fd < 0)
             return fail(err, text, strerror(-fd));
@@ -226,7 +227,7 @@ int rr_listen_all(struct gateway *gw, struct rr_error *err)
         r = listen_at(gw, "127.0.0.1:8080", false, err);
     if (r == 0 && gw->o.admin)
         r = listen_at(gw, gw->o.admin, true, err);
-    for (unsigned int n = 0; n < gw->n_loops && r == 0; n++) {
+    for (unsigned int n = 0; n < gw->n_pollers && r == 0; n++) {
         struct loop *loop = &gw->loops[n];
 
         for (size_t k = 0; k < loop->n_listeners && r == 0; k++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Threads that run workflows, and loops. */
+/* Threads that run workflows, and pollers. */
 #include <stdlib.h>
 
 #include "base/util.h"
@@ -133,11 +133,11 @@ static struct job *take_job(struct pool *pool)
     return NULL;
 }
 
-void rr_pool_adopt(struct pool *pool, struct loop *loop)
+void rr_pool_adopt(struct pool *pool, struct poller *p)
 {
     pthread_mutex_lock(&pool->lock);
-    loop->next_orphan = pool->orphans;
-    pool->orphans = loop;
+    p->next_orphan = pool->orphans;
+    pool->orphans = p;
     pthread_cond_signal(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
 }
@@ -157,13 +157,13 @@ void *rr_pool_main(void *thread)
 
     pthread_mutex_lock(&pool->lock);
     while (!pool->stop || pool->apps || pool->orphans) {
-        struct loop *loop = pool->orphans;
+        struct poller *p = pool->orphans;
         struct job *job;
 
-        if (loop) {
-            pool->orphans = loop->next_orphan;
+        if (p) {
+            pool->orphans = p->next_orphan;
             pthread_mutex_unlock(&pool->lock);
-            rr_loop_run(loop, t);
+            rr_poller_run(p, t);
             pthread_mutex_lock(&pool->lock);
         } else if ((job = take_job(pool))) {
             struct app *app = job->app;
