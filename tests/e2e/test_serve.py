@@ -635,30 +635,36 @@ def test_a_sudden_long_run_does_not_hold_others_up(serve, flow, threads):
 
 
 def epoll_sets(pid):
-    """How many sockets each epoll descriptor of a process watches, where there are any."""
+    """How many sockets each epoll descriptor of a process watches."""
     links = {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):  # closed meanwhile
             links[fd] = os.readlink(f"/proc/{pid}/fd/{fd}")
-    found = []
+    found = {}
     for fd, link in links.items():
         if link == "anon_inode:[eventpoll]":
             info = Path(f"/proc/{pid}/fdinfo/{fd}").read_text()
             watched = re.findall(r"^tfd: *(\d+)", info, re.M)
-            found.append(sum(links.get(w, "").startswith("socket:") for w in watched))
-    return sorted(n for n in found if n)
+            found[fd] = sum(links.get(w, "").startswith("socket:") for w in watched)
+    return found
 
 
-def test_connections_are_spread_over_threads(serve, flow):
+def test_connections_are_spread_over_loops(serve, flow):
+    """Of which there are two per thread."""
     with serve(flow(), "--threads", "3") as s, ExitStack() as stack:
         pid = s.process.pid
+        idle = epoll_sets(pid)  # those that listen
+
+        def connections():
+            return sorted(c for fd, n in epoll_sets(pid).items() if (c := n - idle[fd]))
+
         few = [stack.enter_context(s.connect()) for _ in range(9)]
-        wait_for(lambda: epoll_sets(pid) == [1 + 3] * 3, "nine connections")  # and the listener
+        wait_for(lambda: connections() == [1] * 3 + [2] * 3, "nine connections")
         for c in few[:5]:
             c.close()
-        wait_for(lambda: sum(epoll_sets(pid)) == 3 + 4, "four connections")
+        wait_for(lambda: sum(connections()) == 4, "four connections")
         more = [stack.enter_context(s.connect()) for _ in range(8)]
-        wait_for(lambda: epoll_sets(pid) == [1 + 4] * 3, "twelve connections")
+        wait_for(lambda: connections() == [2] * 6, "twelve connections")
         for c in few[5:] + more:
             c.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 2\r\n" + HOST + b"\r\nhi")
             assert c.recv(4096).endswith(b"hi")
