@@ -322,6 +322,7 @@ static void drain(struct gateway *gw, int signal_fd)
     if (!gw->o.quiet)
         fprintf(stderr, "roadrunner: stopping, for at most %s\n", rr_duration_text(gw->o.drain_ns));
     atomic_store(&gw->draining, true);
+    atomic_store(&gw->next_scan_ns, 0);
     kick_all(gw);
     do
         r = watch(gw, signal_fd, until);
