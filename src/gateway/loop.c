@@ -14,8 +14,8 @@
 #include "base/util.h"
 #include "gateway/internal.h"
 
-#define ACCEPTS 64         /* per turn */
-#define SCAN_NS 900000000u /* all are told once a second */
+#define ACCEPTS 64               /* per turn */
+#define LEAST_SCAN_NS 900000000u /* all are told once a second, see tell_all() */
 
 int rr_loop_init(struct gateway *gw, struct loop *loop, struct rr_error *err)
 {
@@ -235,7 +235,7 @@ static void scan(struct loop *loop, uint64_t now)
         next = c->next;
         rr_conn_check(c, now);
     }
-    loop->next_scan_ns = now + SCAN_NS;
+    loop->next_scan_ns = now + LEAST_SCAN_NS;
 }
 
 /* Connections may end here, so no event of theirs may be at hand. */
